@@ -1,0 +1,20 @@
+//! The contracts between the services, generated from `postroad/*/v1/*.proto`.
+//!
+//! Fields are only ever added (Invariant 9): N and N-1 talk to each other.
+
+macro_rules! contract {
+    ($($name:ident)*) => {$(
+        pub mod $name {
+            #![allow(clippy::all, reason = "generated")]
+            include!(concat!(env!("OUT_DIR"), "/postroad.", stringify!($name), ".v1.rs"));
+        }
+    )*};
+}
+
+contract! { admin auth directory journey mailboxes spool }
+
+/// Content travels in chunks of this many bytes, so that one call costs no connection its turn.
+pub const CHUNK: usize = 256 * 1024;
+
+/// No gRPC message is larger: a chunk, or one fetched message of the largest size we accept.
+pub const MAX_GRPC_MESSAGE: usize = 160 * 1024 * 1024;

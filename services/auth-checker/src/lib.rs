@@ -1,0 +1,47 @@
+//! SPF, DKIM, ARC and DMARC verdicts on incoming mail, DKIM signatures for submitted mail.
+//!
+//! - **Role**: a calculator with a DNS cache. It stores nothing; any pod answers any call.
+//! - **Ports**: gRPC (`listen`) and the runtime's HTTP port.
+//! - **Peers**: called by `smtp-ingress`; asks name servers, and `mda`'s Directory for keys.
+//! - **Scaling**: CPU. Calls in progress are bounded by `concurrency`, content by
+//!   `max_message_size`, so memory is too.
+//!
+//! A name server that is silent is never a verdict against a message: what cannot be evaluated
+//! is `temperror`, and the sender is asked to come back (`dns_failure`).
+
+mod config;
+mod dmarc;
+mod findings;
+mod metrics;
+mod results;
+mod server;
+mod sign;
+mod trailing_space;
+mod verdict;
+mod verify;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+pub use config::{Config, DnsFailure};
+use proto::{auth::auth_server::AuthServer, directory::directory_client::DirectoryClient};
+use tokio::net::TcpListener;
+
+/// Serves until shutdown.
+pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("configuration key \"listen\" = {}: cannot listen", config.listen))?;
+    serve(listener, config, service).await
+}
+
+/// [`run`] on a socket that is bound already.
+pub async fn serve(listener: TcpListener, config: Config, service: runtime::Service) -> anyhow::Result<()> {
+    let resolver = dns::Resolver::new(&config.dns).context("configuration key \"dns\"")?;
+    let directory = DirectoryClient::new(runtime::grpc::channel(&config.mda, config.directory_timeout()));
+    let metrics = Arc::new(service.metrics(metrics::Metrics::register));
+    let auth = server::Auth::new(&config, resolver, directory, metrics);
+    let auth = AuthServer::new(auth).max_decoding_message_size(proto::MAX_GRPC_MESSAGE);
+    service.ready();
+    runtime::grpc::serve(listener, tonic::service::Routes::new(auth), service.shutdown).await
+}

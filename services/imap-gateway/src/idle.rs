@@ -1,0 +1,102 @@
+//! IDLE (RFC 2177): tells changes as they come.
+
+use std::{io, time::Duration};
+
+use imap::respond;
+use proto::mailboxes::{WatchRequest, WatchResponse};
+use tonic::{Status, Streaming};
+
+use crate::{
+    failure::{Failure, Outcome},
+    selected::only_gone,
+    session::Session,
+};
+
+/// After a lost watch, and between two looks however many wakes there are.
+const RETRY: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_millis(50);
+
+enum Event {
+    Line,
+    Woken,
+    WatchLost,
+    Tick,
+    /// The text of BYE.
+    Shutdown(&'static str),
+}
+
+impl Session {
+    pub(crate) async fn idle(&mut self) -> Outcome {
+        let _counted = self.gateway.metrics.idling();
+        self.wire.out.extend_from_slice(b"+ idling\r\n");
+        self.wire.flush().await?;
+        let config = &self.gateway.config;
+        let (poll, patience) = (config.poll_interval(), config.idle_timeout());
+        let silent_until = tokio::time::Instant::now() + patience;
+        let shutdown = self.shutdown.clone();
+        let mut watch = self.watch().await;
+        // What came between the last command and the watch.
+        self.tell().await?;
+        loop {
+            match self.wire.framer.poll_line() {
+                Ok(Some(line)) if line.eq_ignore_ascii_case(b"DONE") => return Ok("OK Idle completed.".into()),
+                Ok(Some(_)) => return Err(Failure::Bad("DONE expected.")),
+                Ok(None) => {}
+                Err(e) => return Err(io::Error::new(io::ErrorKind::InvalidData, e).into()),
+            }
+            let pause = if watch.is_some() { poll } else { RETRY };
+            let event = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Event::Shutdown("[UNAVAILABLE] Server is shutting down."),
+                read = tokio::time::timeout_at(silent_until, self.wire.read()) => {
+                    match read {
+                        Ok(read) => read.map(|()| Event::Line)?,
+                        Err(_) => Event::Shutdown("Autologout; idle for too long."),
+                    }
+                }
+                woken = next(&mut watch) => if woken { Event::Woken } else { Event::WatchLost },
+                () = tokio::time::sleep(pause) => Event::Tick,
+            };
+            match event {
+                Event::Line => continue,
+                Event::Shutdown(text) => {
+                    respond::line(&mut self.wire.out, "*", format_args!("BYE {text}"));
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text).into());
+                }
+                Event::WatchLost => watch = None,
+                Event::Woken => tokio::time::sleep(SETTLE).await,
+                Event::Tick if watch.is_none() => watch = self.watch().await,
+                Event::Tick => {}
+            }
+            self.tell().await?;
+        }
+    }
+
+    async fn watch(&self) -> Option<Streaming<WatchResponse>> {
+        let account_id = self.account?;
+        match self.mailboxes().watch(WatchRequest { account_id }).await {
+            Ok(answer) => Some(answer.into_inner()),
+            Err(status) => {
+                tracing::debug!(rpc.code = ?status.code(), "no watch, polling");
+                None
+            }
+        }
+    }
+
+    /// Changes, if mda has an answer; else there is a next time.
+    async fn tell(&mut self) -> Result<(), Failure> {
+        only_gone(self.refresh(true).await)?;
+        Ok(self.wire.flush().await?)
+    }
+}
+
+/// `false` when the watch has ended. Never without a watch.
+async fn next(watch: &mut Option<Streaming<WatchResponse>>) -> bool {
+    match watch {
+        Some(stream) => {
+            let answer: Result<Option<WatchResponse>, Status> = stream.message().await;
+            matches!(answer, Ok(Some(_)))
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,80 @@
+//! IMAP (RFC 3501, RFC 9051) on port 143 with STARTTLS, and on 993 with TLS from the start
+//! (RFC 8314).
+//!
+//! Holds no mail: it asks `mda` who may log in (Directory), and for mailboxes, messages and
+//! changes (Mailboxes). What a session keeps is its view of the selected mailbox: which UID has
+//! which sequence number. An `mda` that cannot be reached is `NO [UNAVAILABLE]`, and the next
+//! command tries again on the same connection.
+//!
+//! Peers: `mda`. Invariants: 5 (what `mda` says is told in its order), 8 (bounded by the `imap`
+//! crate's framer), 10 (bytes are passed on as stored).
+
+mod append;
+mod capability;
+mod config;
+mod exchange;
+mod failure;
+mod fetch;
+mod folders;
+mod idle;
+mod login;
+mod metrics;
+mod search;
+mod selected;
+mod session;
+mod store;
+mod wire;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use listener::{Listener, Port, Tls};
+use proto::{
+    MAX_GRPC_MESSAGE, directory::directory_client::DirectoryClient, mailboxes::mailboxes_client::MailboxesClient,
+};
+use runtime::{Service, grpc::Channel};
+
+pub use config::Config;
+use metrics::Metrics;
+
+/// What all sessions share.
+struct Gateway {
+    config: Config,
+    tls: Option<Tls>,
+    directory: DirectoryClient<Channel>,
+    mailboxes: MailboxesClient<Channel>,
+    /// For APPEND, whose call lasts as long as the client sends.
+    uploads: MailboxesClient<Channel>,
+    metrics: Metrics,
+}
+
+/// Serves until shutdown, and until the running sessions have said goodbye.
+pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
+    let (connections, metrics) = service.metrics(|r| (listener::Metrics::register(r), Metrics::register(r)));
+    let tls = config.listener.tls()?;
+    let bind = |address: SocketAddr, implicit_tls: Option<Tls>| -> std::io::Result<Listener> {
+        let port = Port { address, implicit_tls, refusal: b"* BYE [UNAVAILABLE] Too many connections.\r\n" };
+        Ok(Listener::bind(port, &config.listener)?.with_metrics(connections.clone()))
+    };
+    let mut ports = vec![bind(config.imap_listen, None)?];
+    match &tls {
+        Some(tls) => ports.push(bind(config.imaps_listen, Some(tls.clone()))?),
+        None => tracing::warn!("no certificate is configured: neither STARTTLS nor the port for TLS is offered"),
+    }
+    let mda = runtime::grpc::channel(&config.mda, config.call_timeout());
+    let slow = runtime::grpc::channel(&config.mda, config.upload_timeout());
+    let gateway = Arc::new(Gateway {
+        tls,
+        directory: DirectoryClient::new(mda.clone()),
+        mailboxes: MailboxesClient::new(mda).max_decoding_message_size(MAX_GRPC_MESSAGE),
+        uploads: MailboxesClient::new(slow),
+        metrics,
+        config,
+    });
+    service.ready();
+    let serving = ports.into_iter().map(|port| {
+        let gateway = gateway.clone();
+        port.serve(service.shutdown.clone(), move |connection| session::run(gateway.clone(), connection))
+    });
+    futures::future::join_all(serving).await;
+    Ok(())
+}

@@ -1,0 +1,322 @@
+//! One IMAP session: reads commands, executes them one after the other, answers.
+
+use std::{io, net::IpAddr, sync::Arc};
+
+use imap::{Command, CommandBody, Framed, Names, respond};
+use listener::Connection;
+use proto::mailboxes::mailboxes_client::MailboxesClient;
+use runtime::grpc::Channel;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, info, info_span};
+
+use crate::{
+    Gateway,
+    capability::{State, capabilities},
+    failure::{Failure, Outcome},
+    metrics::Counted,
+    selected::{Selected, only_gone},
+    wire::Wire,
+};
+
+/// Failed logins, and commands in a row that are none, after which the client is turned away.
+const MAX_FAILED_LOGINS: u32 = 5;
+const MAX_BAD: u32 = 20;
+
+pub(crate) struct Session {
+    pub gateway: Arc<Gateway>,
+    pub peer: IpAddr,
+    pub wire: Wire,
+    /// Over TLS.
+    pub secure: bool,
+    pub account: Option<u64>,
+    pub selected: Option<Selected>,
+    /// A CONDSTORE enabling command was given (RFC 7162 §3.1).
+    pub condstore: bool,
+    /// ENABLE IMAP4rev2 was given (RFC 9051 §6.3.1).
+    pub rev2: bool,
+    pub failed_logins: u32,
+    pub shutdown: CancellationToken,
+    bad_commands: u32,
+    counted: Option<Counted>,
+}
+
+/// What comes after a command.
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Close,
+}
+
+/// From the greeting to the end.
+pub(crate) async fn run(gateway: Arc<Gateway>, connection: Connection) {
+    let Connection { stream, peer, tls, shutdown, .. } = connection;
+    let mut session = Session {
+        gateway,
+        peer: peer.ip(),
+        wire: Wire::new(stream),
+        secure: tls.is_some(),
+        account: None,
+        selected: None,
+        condstore: false,
+        rev2: false,
+        failed_logins: 0,
+        shutdown,
+        bad_commands: 0,
+        counted: None,
+    };
+    let (address, account) = match session.converse().await {
+        Ok(()) => (session.peer, session.account),
+        Err(e) => {
+            tracing::debug!(client.address = %session.peer, error = %e, "connection lost");
+            (session.peer, session.account)
+        }
+    };
+    session.wire.close().await;
+    if let Some(account) = account {
+        info!(client.address = %address, account.id = account, "session ended");
+    }
+}
+
+impl Session {
+    async fn converse(&mut self) -> io::Result<()> {
+        let greeting = format!("OK [CAPABILITY {}] {} ready.", self.capabilities(), self.gateway.config.hostname);
+        respond::line(&mut self.wire.out, "*", greeting);
+        loop {
+            let next = match self.wire.framer.poll() {
+                Framed::NeedMore => self.wait().await?,
+                Framed::Continue => {
+                    self.wire.out.extend_from_slice(b"+ Ready for the literal.\r\n");
+                    Next::GoOn
+                }
+                Framed::Command(text) => self.command(&text).await?,
+                Framed::Append { head, size, sync } => {
+                    let tag = head.tag.clone();
+                    let span = info_span!("imap.command", imap.command = "APPEND", account.id = self.account);
+                    let outcome = self.append(head, size, sync).instrument(span).await;
+                    self.complete(&tag, "APPEND", outcome)?;
+                    Next::GoOn
+                }
+                // The rest of a message that was refused in its middle.
+                Framed::Data(_) | Framed::AppendEnd(_) => Next::GoOn,
+                Framed::TooLarge { tag } => {
+                    self.bad(tag.as_deref(), "[TOOBIG] Command is too large.");
+                    Next::GoOn
+                }
+                Framed::Fatal => self.bye("[TOOBIG] Literal is too large."),
+            };
+            if next == Next::Close {
+                return Ok(());
+            }
+            self.wire.flush_some().await?;
+            if self.bad_commands >= MAX_BAD {
+                self.bye("Too many bad commands.");
+                return Ok(());
+            }
+            if self.failed_logins >= MAX_FAILED_LOGINS {
+                self.bye("Too many failed logins.");
+                return Ok(());
+            }
+        }
+    }
+
+    /// Until the client says more.
+    async fn wait(&mut self) -> io::Result<Next> {
+        self.wire.flush().await?;
+        let config = &self.gateway.config;
+        let patience = if self.account.is_some() { config.idle_timeout() } else { config.login_timeout() };
+        let shutdown = self.shutdown.clone();
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => Ok(self.bye("[UNAVAILABLE] Server is shutting down.")),
+            read = tokio::time::timeout(patience, self.wire.read()) => match read {
+                Ok(read) => read.map(|()| Next::GoOn),
+                // RFC 9051 §5.4.
+                Err(_) => Ok(self.bye("Autologout; idle for too long.")),
+            },
+        }
+    }
+
+    async fn command(&mut self, text: &[u8]) -> io::Result<Next> {
+        let Command { tag, body } = match imap::parse(text, self.wire.framer.names()) {
+            Ok(command) => command,
+            Err(e) => {
+                self.bad(e.tag.as_deref(), e.text);
+                return Ok(Next::GoOn);
+            }
+        };
+        let name = body.name();
+        match body {
+            CommandBody::Logout => {
+                respond::line(&mut self.wire.out, "*", "BYE Logging out.");
+                respond::line(&mut self.wire.out, &tag, "OK Logout completed.");
+                self.gateway.metrics.command(name, "ok");
+                return Ok(Next::Close);
+            }
+            CommandBody::StartTls => {
+                self.start_tls(&tag).await?;
+                self.gateway.metrics.command(name, "ok");
+                return Ok(Next::GoOn);
+            }
+            _ => {}
+        }
+        let span = info_span!("imap.command", imap.command = name, account.id = self.account);
+        let outcome = self.execute(&tag, body).instrument(span).await;
+        self.complete(&tag, name, outcome)?;
+        Ok(Next::GoOn)
+    }
+
+    /// Writes the tagged response.
+    fn complete(&mut self, tag: &str, name: &'static str, outcome: Outcome) -> io::Result<()> {
+        let metrics = &self.gateway.metrics;
+        metrics.command(name, outcome.as_ref().map_or_else(Failure::outcome, |_| "ok"));
+        match outcome {
+            Ok(text) => respond::line(&mut self.wire.out, tag, text),
+            Err(Failure::No { code, text }) => {
+                respond::line(&mut self.wire.out, tag, format_args!("NO [{code}] {text}"))
+            }
+            Err(Failure::Bad(text)) => {
+                self.bad(Some(tag), text);
+                return Ok(());
+            }
+            Err(Failure::Gone(e)) => return Err(e),
+        }
+        self.bad_commands = 0;
+        Ok(())
+    }
+
+    /// The command's state (RFC 9051 §3) is checked here, by what each arm asks for.
+    async fn execute(&mut self, tag: &str, body: CommandBody) -> Outcome {
+        match body {
+            CommandBody::Capability => {
+                let text = format!("CAPABILITY {}", self.capabilities());
+                respond::line(&mut self.wire.out, "*", text);
+                Ok("OK Capability completed.".into())
+            }
+            CommandBody::Id(_) => {
+                self.wire.out.extend_from_slice(b"* ID (\"name\" \"Postroad\")\r\n");
+                Ok("OK Id completed.".into())
+            }
+            CommandBody::Noop | CommandBody::Check => {
+                only_gone(self.refresh(true).await)?;
+                Ok("OK Completed.".into())
+            }
+            CommandBody::Login { .. } | CommandBody::Authenticate { .. } if self.account.is_some() => {
+                Err(Failure::Bad("Already logged in."))
+            }
+            CommandBody::Login { user, password } => self.login(user, password).await,
+            CommandBody::Authenticate { mechanism, initial } => self.authenticate(mechanism, initial).await,
+            body => {
+                let account = self.account.ok_or(Failure::Bad("Log in first."))?;
+                self.execute_for(account, tag, body).await
+            }
+        }
+    }
+
+    async fn execute_for(&mut self, account: u64, tag: &str, body: CommandBody) -> Outcome {
+        match body {
+            CommandBody::Enable(names) => self.enable(&names),
+            CommandBody::Namespace => {
+                self.wire.out.extend_from_slice(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n");
+                Ok("OK Namespace completed.".into())
+            }
+            CommandBody::Create { mailbox, special_use } => self.create(account, mailbox, special_use).await,
+            CommandBody::Delete(mailbox) => self.delete(account, mailbox).await,
+            CommandBody::Rename { from, to } => self.rename(account, from, to).await,
+            CommandBody::Subscribe(mailbox) => self.subscribe(account, mailbox, true).await,
+            CommandBody::Unsubscribe(mailbox) => self.subscribe(account, mailbox, false).await,
+            CommandBody::List(command) => self.list(account, command).await,
+            CommandBody::Lsub { reference, pattern } => self.lsub(account, &reference, &pattern).await,
+            CommandBody::Status { mailbox, items } => self.status(account, mailbox, &items).await,
+            CommandBody::Select { mailbox, read_only, condstore } => {
+                self.condstore |= condstore;
+                self.select(account, mailbox, read_only).await
+            }
+            CommandBody::Idle => self.idle().await,
+            body => self.execute_selected(account, tag, body).await,
+        }
+    }
+
+    async fn execute_selected(&mut self, account: u64, tag: &str, body: CommandBody) -> Outcome {
+        if self.selected.is_none() {
+            return Err(Failure::Bad("Select a mailbox first."));
+        }
+        let (outcome, may_expunge) = match body {
+            CommandBody::Close => return self.close(account).await,
+            CommandBody::Unselect => {
+                self.selected = None;
+                return Ok("OK Unselect completed.".into());
+            }
+            CommandBody::Expunge(set) => (self.expunge(account, set).await, true),
+            CommandBody::Fetch { uid, set, items, changed_since } => {
+                (self.fetch(account, uid, &set, &items, changed_since).await, uid)
+            }
+            CommandBody::Store { uid, set, unchanged_since, mode, silent, flags } => {
+                let change = crate::store::Change { unchanged_since, mode, silent, flags };
+                (self.store(account, uid, &set, change).await, uid)
+            }
+            CommandBody::Copy { uid, set, mailbox, remove } => {
+                (self.copy(account, uid, &set, mailbox, remove).await, uid || remove)
+            }
+            CommandBody::Search(command) => {
+                let uid = command.uid;
+                (self.search(account, tag, command).await, uid)
+            }
+            _ => return Err(Failure::Bad("Not now.")),
+        };
+        if outcome.is_ok() {
+            self.refresh_when_stale(may_expunge).await?;
+        }
+        outcome
+    }
+
+    fn enable(&mut self, names: &[String]) -> Outcome {
+        let mut enabled = String::from("ENABLED");
+        for name in names {
+            match name.as_str() {
+                "CONDSTORE" => self.condstore = true,
+                "IMAP4REV2" => {
+                    self.rev2 = true;
+                    self.wire.framer.set_names(Names::Utf8);
+                }
+                _ => continue,
+            }
+            enabled.push(' ');
+            enabled.push_str(if name == "IMAP4REV2" { "IMAP4rev2" } else { name });
+        }
+        respond::line(&mut self.wire.out, "*", enabled);
+        Ok("OK Enable completed.".into())
+    }
+
+    pub(crate) fn logged_in(&mut self, account: u64) {
+        info!(client.address = %self.peer, account.id = account, "logged in");
+        self.account = Some(account);
+        self.counted = Some(self.gateway.metrics.logged_in());
+    }
+
+    pub(crate) fn may_login(&self) -> bool {
+        self.secure || self.gateway.config.allow_cleartext_login
+    }
+
+    pub(crate) fn capabilities(&self) -> String {
+        let state = State {
+            starttls: self.gateway.tls.is_some() && !self.secure,
+            may_login: self.may_login(),
+            logged_in: self.account.is_some(),
+        };
+        capabilities(&self.gateway.config, state)
+    }
+
+    pub(crate) fn mailboxes(&self) -> MailboxesClient<Channel> {
+        self.gateway.mailboxes.clone()
+    }
+
+    fn bad(&mut self, tag: Option<&str>, text: &str) {
+        self.bad_commands += 1;
+        respond::line(&mut self.wire.out, tag.unwrap_or("*"), format_args!("BAD {text}"));
+    }
+
+    fn bye(&mut self, text: &str) -> Next {
+        respond::line(&mut self.wire.out, "*", format_args!("BYE {text}"));
+        Next::Close
+    }
+}

@@ -1,0 +1,45 @@
+//! IMAP4rev1 (RFC 3501) and IMAP4rev2 (RFC 9051), sans-IO.
+//!
+//! - [`Framer`] cuts what a client sends into commands and appended messages, within bounds;
+//! - [`parse`] reads a command, with UIDPLUS (RFC 4315), MOVE (RFC 6851), CONDSTORE (RFC 7162),
+//!   ESEARCH (RFC 4731), SEARCHRES (RFC 5182), LIST-EXTENDED (RFC 5258), LIST-STATUS (RFC 5819),
+//!   SPECIAL-USE (RFC 6154), BINARY's FETCH (RFC 3516), ID, ENABLE, IDLE and NAMESPACE;
+//! - [`structure`], [`section`] and [`respond`] write what the server says;
+//! - [`View`] is the selected mailbox as this client knows it: sequence numbers are its matter;
+//! - [`search`] decides whether a message matches.
+//!
+//! Nothing here knows a socket, a clock or where mail is stored. Bytes from the client never
+//! panic and never grow memory beyond the framer's bounds (invariant 8).
+
+mod command;
+mod cursor;
+mod date;
+mod flags;
+mod framer;
+pub mod list;
+mod mailbox_name;
+mod parse_fetch;
+mod parse_search;
+mod parser;
+mod pattern;
+pub mod respond;
+pub mod search;
+pub mod section;
+mod sequence;
+pub mod structure;
+mod view;
+
+pub use command::{
+    AppendHead, Command, CommandBody, FetchItem, ListCommand, ListReturn, ListSelect, SearchCommand, SearchReturn,
+    StatusItem, StoreMode,
+};
+pub use cursor::Names;
+pub use date::{internal_date, parse_internal_date};
+pub use flags::Flags;
+pub use framer::{Framed, Framer, LineTooLong, MAX_COMMAND, MAX_LITERAL};
+pub use mailbox_name::{decode_utf7, encode_utf7};
+pub use parser::{ParseError, parse, parse_append_head, tag_of};
+pub use pattern::matches_pattern;
+pub use section::{Section, SectionText};
+pub use sequence::{Bound, SequenceSet, UidRanges};
+pub use view::View;

@@ -1,0 +1,401 @@
+//! Commands (RFC 9051 §6 and §9). A recursive-descent parser over one collected command.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use crate::{
+    command::{AppendHead, Command, CommandBody, ListCommand, ListReturn, ListSelect, StatusItem, StoreMode},
+    cursor::{Cursor, Names, Result, is_atom_char},
+    date::parse_internal_date,
+    flags::Flags,
+    parse_fetch::fetch_items,
+    parse_search::search,
+};
+
+/// Longer patterns are no mailbox's.
+const MAX_PATTERN: usize = 1000;
+const MAX_PATTERNS: usize = 16;
+
+/// Answered with BAD.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct ParseError {
+    /// Of the command, when it could be read; else the answer is untagged.
+    pub tag: Option<String>,
+    pub text: &'static str,
+}
+
+/// Reads one command as [`crate::Framer`] collected it.
+pub fn parse(text: &[u8], names: Names) -> std::result::Result<Command, ParseError> {
+    let mut cursor = Cursor::new(text, names);
+    let tag = tag(&mut cursor).map_err(|text| ParseError { tag: None, text })?;
+    match body(&mut cursor).and_then(|body| cursor.end().map(|()| body)) {
+        Ok(body) => Ok(Command { tag, body }),
+        Err(text) => Err(ParseError { tag: Some(tag), text }),
+    }
+}
+
+/// Reads an APPEND up to its message (RFC 9051 §6.3.12); the literal's announcement is cut off.
+pub fn parse_append_head(text: &[u8], names: Names) -> std::result::Result<AppendHead, ParseError> {
+    let mut cursor = Cursor::new(text, names);
+    let tag = tag(&mut cursor).map_err(|text| ParseError { tag: None, text })?;
+    append_head(&mut cursor, tag.clone()).map_err(|text| ParseError { tag: Some(tag), text })
+}
+
+fn append_head(c: &mut Cursor<'_>, tag: String) -> Result<AppendHead> {
+    if c.word()? != "APPEND" {
+        return Err("not an APPEND");
+    }
+    c.space()?;
+    let mailbox = c.mailbox()?;
+    c.space()?;
+    let mut flags = Flags::default();
+    if c.peek() == Some(b'(') {
+        flags = Flags::parse_list(c)?;
+        c.space()?;
+    }
+    let mut internal_date_ms = None;
+    if c.peek() == Some(b'"') {
+        let date = c.string()?;
+        internal_date_ms = Some(parse_internal_date(&date).ok_or("date-time expected")?);
+        c.space()?;
+    }
+    c.end()?;
+    Ok(AppendHead { tag, mailbox, flags, internal_date_ms })
+}
+
+/// The tag at the beginning of a command that cannot be read otherwise.
+pub fn tag_of(text: &[u8]) -> Option<String> {
+    tag(&mut Cursor::new(text, Names::default())).ok()
+}
+
+/// A tag and the space after it.
+fn tag(c: &mut Cursor<'_>) -> Result<String> {
+    let tag = c.run(|b| is_atom_char(b) && b.is_ascii() && b != b'+');
+    if tag.is_empty() || tag.len() > 128 {
+        return Err("tag expected");
+    }
+    c.space()?;
+    Ok(String::from_utf8_lossy(tag).into_owned())
+}
+
+fn body(c: &mut Cursor<'_>) -> Result<CommandBody> {
+    let name = c.word().map_err(|_| "command expected")?;
+    if name == "UID" {
+        c.space()?;
+        let name = c.word().map_err(|_| "command expected")?;
+        return with_set(c, &name, true);
+    }
+    let body = match name.as_str() {
+        "CAPABILITY" => CommandBody::Capability,
+        "NOOP" => CommandBody::Noop,
+        "LOGOUT" => CommandBody::Logout,
+        "STARTTLS" => CommandBody::StartTls,
+        "NAMESPACE" => CommandBody::Namespace,
+        "CHECK" => CommandBody::Check,
+        "CLOSE" => CommandBody::Close,
+        "UNSELECT" => CommandBody::Unselect,
+        "EXPUNGE" => CommandBody::Expunge(None),
+        "IDLE" => CommandBody::Idle,
+        _ => {
+            if !matches!(
+                name.as_str(),
+                "LOGIN"
+                    | "AUTHENTICATE"
+                    | "ENABLE"
+                    | "ID"
+                    | "SELECT"
+                    | "EXAMINE"
+                    | "CREATE"
+                    | "DELETE"
+                    | "RENAME"
+                    | "SUBSCRIBE"
+                    | "UNSUBSCRIBE"
+                    | "LIST"
+                    | "LSUB"
+                    | "STATUS"
+                    | "SEARCH"
+                    | "FETCH"
+                    | "STORE"
+                    | "COPY"
+                    | "MOVE"
+                    | "APPEND"
+            ) {
+                return Err("unknown command");
+            }
+            c.space()?;
+            return with_arguments(c, &name);
+        }
+    };
+    Ok(body)
+}
+
+fn with_arguments(c: &mut Cursor<'_>, name: &str) -> Result<CommandBody> {
+    Ok(match name {
+        "LOGIN" => {
+            let user = c.astring()?;
+            c.space()?;
+            CommandBody::Login { user, password: c.astring()? }
+        }
+        "AUTHENTICATE" => authenticate(c)?,
+        "ENABLE" => {
+            let mut names = vec![c.word()?];
+            while c.eat(b' ') {
+                names.push(c.word()?);
+            }
+            CommandBody::Enable(names)
+        }
+        "ID" => CommandBody::Id(id(c)?),
+        "SELECT" | "EXAMINE" => {
+            let mailbox = c.mailbox()?;
+            let condstore = c.eat(b' ') && select_parameters(c)?;
+            CommandBody::Select { mailbox, read_only: name == "EXAMINE", condstore }
+        }
+        "CREATE" => {
+            let mailbox = c.mailbox()?;
+            let special_use = if c.eat(b' ') { create_special_use(c)? } else { None };
+            CommandBody::Create { mailbox, special_use }
+        }
+        "DELETE" => CommandBody::Delete(c.mailbox()?),
+        "RENAME" => {
+            let from = c.mailbox()?;
+            c.space()?;
+            CommandBody::Rename { from, to: c.mailbox()? }
+        }
+        "SUBSCRIBE" => CommandBody::Subscribe(c.mailbox()?),
+        "UNSUBSCRIBE" => CommandBody::Unsubscribe(c.mailbox()?),
+        "LIST" => CommandBody::List(list(c)?),
+        "LSUB" => {
+            let reference = c.mailbox()?;
+            c.space()?;
+            CommandBody::Lsub { reference, pattern: pattern(c)? }
+        }
+        "STATUS" => {
+            let mailbox = c.mailbox()?;
+            c.space()?;
+            CommandBody::Status { mailbox, items: status_items(c)? }
+        }
+        // Only an APPEND without a literal comes here.
+        "APPEND" => return Err("APPEND needs a literal"),
+        name => return after_space(c, name, false),
+    })
+}
+
+/// The commands that have a UID form.
+fn with_set(c: &mut Cursor<'_>, name: &str, uid: bool) -> Result<CommandBody> {
+    if !matches!(name, "FETCH" | "STORE" | "COPY" | "MOVE" | "SEARCH" | "EXPUNGE") {
+        return Err("unknown UID command");
+    }
+    c.space()?;
+    after_space(c, name, uid)
+}
+
+fn after_space(c: &mut Cursor<'_>, name: &str, uid: bool) -> Result<CommandBody> {
+    if name == "SEARCH" {
+        return search(c, uid).map(CommandBody::Search);
+    }
+    let set = c.sequence_set()?;
+    Ok(match name {
+        "EXPUNGE" => CommandBody::Expunge(Some(set)),
+        "FETCH" => {
+            c.space()?;
+            let items = fetch_items(c)?;
+            let changed_since = if c.eat(b' ') { Some(modifier(c, "CHANGEDSINCE")?) } else { None };
+            CommandBody::Fetch { uid, set, items, changed_since }
+        }
+        "STORE" => {
+            c.space()?;
+            let unchanged_since = if c.peek() == Some(b'(') {
+                let value = modifier(c, "UNCHANGEDSINCE")?;
+                c.space()?;
+                Some(value)
+            } else {
+                None
+            };
+            let (mode, silent, flags) = store_flags(c)?;
+            CommandBody::Store { uid, set, unchanged_since, mode, silent, flags }
+        }
+        _ => {
+            c.space()?;
+            CommandBody::Copy { uid, set, mailbox: c.mailbox()?, remove: name == "MOVE" }
+        }
+    })
+}
+
+/// `(CHANGEDSINCE 5)` (RFC 7162 §3.1.4).
+fn modifier(c: &mut Cursor<'_>, name: &str) -> Result<u64> {
+    c.expect(b'(')?;
+    if c.word()? != name {
+        return Err("unknown modifier");
+    }
+    c.space()?;
+    let value = c.number64()?;
+    c.expect(b')')?;
+    Ok(value)
+}
+
+fn store_flags(c: &mut Cursor<'_>) -> Result<(StoreMode, bool, Flags)> {
+    let mode = if c.eat(b'+') {
+        StoreMode::Add
+    } else if c.eat(b'-') {
+        StoreMode::Remove
+    } else {
+        StoreMode::Replace
+    };
+    let silent = match c.word()?.as_str() {
+        "FLAGS" => false,
+        "FLAGS.SILENT" => true,
+        _ => return Err("FLAGS expected"),
+    };
+    c.space()?;
+    let flags = if c.peek() == Some(b'(') { Flags::parse_list(c)? } else { Flags::parse_bare(c)? };
+    Ok((mode, silent, flags))
+}
+
+fn authenticate(c: &mut Cursor<'_>) -> Result<CommandBody> {
+    let mechanism = c.word()?;
+    let mut initial = None;
+    if c.eat(b' ') {
+        let text = c.run(|b| b > 0x20 && b < 0x7f);
+        initial = match text {
+            b"=" => Some(Vec::new()),
+            b"" => return Err("initial response expected"),
+            text => Some(STANDARD.decode(text).map_err(|_| "initial response is not base64")?),
+        };
+    }
+    Ok(CommandBody::Authenticate { mechanism, initial })
+}
+
+/// RFC 2971 §3.1: NIL or at most 30 pairs.
+fn id(c: &mut Cursor<'_>) -> Result<Vec<(String, Option<String>)>> {
+    if c.eat_word("NIL") {
+        return Ok(Vec::new());
+    }
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]).into_owned();
+    let pairs = c.list(|c| {
+        let key = c.string()?;
+        c.space()?;
+        Ok((text(key), c.nstring()?.map(text)))
+    })?;
+    if pairs.len() > 30 { Err("too many fields") } else { Ok(pairs) }
+}
+
+/// Whether CONDSTORE is among them (RFC 7162 §3.1.8).
+fn select_parameters(c: &mut Cursor<'_>) -> Result<bool> {
+    let names = c.list(Cursor::word)?;
+    match names.iter().find(|n| *n != "CONDSTORE") {
+        Some(_) => Err("unknown SELECT parameter"),
+        None => Ok(!names.is_empty()),
+    }
+}
+
+/// `(USE (\Sent))` (RFC 6154 §3).
+fn create_special_use(c: &mut Cursor<'_>) -> Result<Option<String>> {
+    let mut uses = Vec::new();
+    c.list(|c| {
+        if c.word()? != "USE" {
+            return Err("unknown CREATE parameter");
+        }
+        c.space()?;
+        uses = c.list(|c| {
+            c.expect(b'\\')?;
+            Ok(format!("\\{}", String::from_utf8_lossy(c.atom()?)))
+        })?;
+        Ok(())
+    })?;
+    const KNOWN: [&str; 7] = ["\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash"];
+    match uses.as_slice() {
+        [] => Ok(None),
+        [one] => {
+            let known = KNOWN.iter().find(|k| k.eq_ignore_ascii_case(one));
+            known.map(|k| Some((*k).to_owned())).ok_or("unknown special use")
+        }
+        _ => Err("one special use at a time"),
+    }
+}
+
+fn list(c: &mut Cursor<'_>) -> Result<ListCommand> {
+    let mut command = ListCommand::default();
+    if c.peek() == Some(b'(') {
+        command.extended = true;
+        command.select = list_select(c)?;
+        c.space()?;
+    }
+    command.reference = c.mailbox()?;
+    c.space()?;
+    command.patterns = if c.peek() == Some(b'(') {
+        command.extended = true;
+        c.list(pattern)?
+    } else {
+        vec![pattern(c)?]
+    };
+    if command.patterns.is_empty() || command.patterns.len() > MAX_PATTERNS {
+        return Err("between one and sixteen patterns expected");
+    }
+    if c.eat(b' ') {
+        if !c.eat_word("RETURN ") {
+            return Err("RETURN expected");
+        }
+        command.extended = true;
+        command.returns = list_returns(c)?;
+    }
+    Ok(command)
+}
+
+fn pattern(c: &mut Cursor<'_>) -> Result<String> {
+    Some(c.list_mailbox()?).filter(|p| p.len() <= MAX_PATTERN).ok_or("mailbox pattern is too long")
+}
+
+fn list_select(c: &mut Cursor<'_>) -> Result<ListSelect> {
+    let mut select = ListSelect::default();
+    c.list(|c| {
+        match c.word()?.as_str() {
+            "SUBSCRIBED" => select.subscribed = true,
+            "RECURSIVEMATCH" => select.recursive_match = true,
+            "SPECIAL-USE" => select.special_use = true,
+            // We have no remote mailboxes; to ask for them is fine.
+            "REMOTE" => {}
+            _ => return Err("unknown LIST selection"),
+        }
+        Ok(())
+    })?;
+    if select.recursive_match && !select.subscribed {
+        // RFC 5258 §3.1.
+        return Err("RECURSIVEMATCH needs another selection");
+    }
+    Ok(select)
+}
+
+fn list_returns(c: &mut Cursor<'_>) -> Result<ListReturn> {
+    let mut returns = ListReturn::default();
+    c.list(|c| {
+        match c.word()?.as_str() {
+            "SUBSCRIBED" => returns.subscribed = true,
+            "CHILDREN" => returns.children = true,
+            "SPECIAL-USE" => returns.special_use = true,
+            "STATUS" => {
+                c.space()?;
+                returns.status = Some(status_items(c)?);
+            }
+            _ => return Err("unknown LIST return option"),
+        }
+        Ok(())
+    })?;
+    Ok(returns)
+}
+
+fn status_items(c: &mut Cursor<'_>) -> Result<Vec<StatusItem>> {
+    let mut items = Vec::new();
+    c.list(|c| {
+        let word = c.word()?;
+        let item = StatusItem::ALL.into_iter().find(|i| i.name() == word).ok_or("unknown STATUS item")?;
+        if !items.contains(&item) {
+            items.push(item);
+        }
+        Ok(())
+    })?;
+    if items.is_empty() { Err("STATUS item expected") } else { Ok(items) }
+}
+
+#[cfg(test)]
+#[path = "parser_tests.rs"]
+mod tests;

@@ -1,0 +1,343 @@
+//! What the server says (RFC 9051 §7), written into a buffer.
+
+use std::fmt::Display;
+
+use crate::{
+    Flags, StatusItem, UidRanges,
+    cursor::is_atom_char,
+    date::internal_date,
+    mailbox_name::encode_utf7,
+    section::{Extract, Section},
+};
+
+/// Longer strings are literals: no client has to buffer a long line.
+const MAX_QUOTED: usize = 1000;
+
+/// A string: quoted if it can be, else a literal. NUL has no place in either and is left out.
+pub fn string(out: &mut Vec<u8>, value: &[u8]) {
+    let quotable = value.len() <= MAX_QUOTED && value.iter().all(|b| matches!(b, b'\t' | 0x20..=0x7e));
+    if quotable {
+        out.push(b'"');
+        for b in value {
+            if matches!(b, b'"' | b'\\') {
+                out.push(b'\\');
+            }
+            out.push(*b);
+        }
+        out.push(b'"');
+    } else if memchr::memchr(0, value).is_some() {
+        let clean: Vec<u8> = value.iter().copied().filter(|b| *b != 0).collect();
+        literal(out, &clean, &[]);
+    } else {
+        literal(out, value, &[]);
+    }
+}
+
+pub fn nstring(out: &mut Vec<u8>, value: Option<&[u8]>) {
+    match value {
+        Some(value) => string(out, value),
+        None => out.extend_from_slice(b"NIL"),
+    }
+}
+
+/// An atom where possible, else a string.
+pub fn astring(out: &mut Vec<u8>, value: &[u8]) {
+    if !value.is_empty()
+        && value.iter().all(|b| is_atom_char(*b) && b.is_ascii())
+        && !value.eq_ignore_ascii_case(b"NIL")
+    {
+        out.extend_from_slice(value);
+    } else {
+        string(out, value);
+    }
+}
+
+fn literal(out: &mut Vec<u8>, first: &[u8], second: &[u8]) {
+    text(out, format_args!("{{{}}}\r\n", first.len() + second.len()));
+    out.extend_from_slice(first);
+    out.extend_from_slice(second);
+}
+
+/// A mailbox name: UTF-7 for IMAP4rev1, UTF-8 after ENABLE IMAP4rev2.
+pub fn mailbox(out: &mut Vec<u8>, name: &str, utf8: bool) {
+    if utf8 && !name.is_ascii() && name.len() <= MAX_QUOTED && !name.contains(['\r', '\n', '\0']) {
+        out.push(b'"');
+        out.extend_from_slice(name.replace('\\', "\\\\").replace('"', "\\\"").as_bytes());
+        out.push(b'"');
+    } else if utf8 {
+        string(out, name.as_bytes());
+    } else {
+        string(out, encode_utf7(name).as_bytes());
+    }
+}
+
+fn text(out: &mut Vec<u8>, text: impl Display) {
+    out.extend_from_slice(text.to_string().as_bytes());
+}
+
+/// `tag text CRLF`, with the text `OK [CODE] …` or alike; `*` as tag for untagged responses.
+pub fn line(out: &mut Vec<u8>, tag: &str, rest: impl Display) {
+    text(out, format_args!("{tag} {rest}\r\n"));
+}
+
+/// `* 3 EXISTS` and alike.
+pub fn numbered(out: &mut Vec<u8>, n: u32, name: &str) {
+    text(out, format_args!("* {n} {name}\r\n"));
+}
+
+/// `* FLAGS (…)` and `* OK [PERMANENTFLAGS (…)] …` (RFC 9051 §7.1). Without write access nothing
+/// is permanent.
+pub fn flag_lists(out: &mut Vec<u8>, keywords: &[String], read_only: bool) {
+    let all = Flags { system: u32::MAX, keywords: keywords.to_vec() };
+    out.extend_from_slice(b"* FLAGS ");
+    all.write(out);
+    out.extend_from_slice(b"\r\n* OK [PERMANENTFLAGS ");
+    if read_only {
+        out.extend_from_slice(b"()");
+    } else {
+        all.write(out);
+        out.pop();
+        out.extend_from_slice(b" \\*)");
+    }
+    out.extend_from_slice(b"] Flags permitted.\r\n");
+}
+
+/// One line of LIST or LSUB. `child_info`: subscribed children of a name that was not itself
+/// selected (RFC 5258 §3.5).
+pub fn list(out: &mut Vec<u8>, command: &str, attributes: &[&str], name: &str, utf8: bool, child_info: bool) {
+    text(out, format_args!("* {command} ({}) \"/\" ", attributes.join(" ")));
+    mailbox(out, name, utf8);
+    if child_info {
+        out.extend_from_slice(b" (\"CHILDINFO\" (\"SUBSCRIBED\"))");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// `* STATUS name (…)`.
+pub fn status(out: &mut Vec<u8>, name: &str, utf8: bool, items: &[(StatusItem, u64)]) {
+    out.extend_from_slice(b"* STATUS ");
+    mailbox(out, name, utf8);
+    let items: Vec<String> = items.iter().map(|(item, value)| format!("{} {value}", item.name())).collect();
+    text(out, format_args!(" ({})\r\n", items.join(" ")));
+}
+
+/// What SEARCH found, ascending.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'a> {
+    pub tag: &'a str,
+    pub uid: bool,
+    /// Sequence numbers, or UIDs when `uid`.
+    pub numbers: &'a [u32],
+    /// The highest among the found, when the search asked for MODSEQ and found any.
+    pub modseq: Option<u64>,
+}
+
+impl Found<'_> {
+    /// `* SEARCH 2 5 (MODSEQ 7)` (RFC 3501 §7.2.5, RFC 7162 §3.1.5).
+    pub fn write_search(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"* SEARCH");
+        for n in self.numbers {
+            text(out, format_args!(" {n}"));
+        }
+        if let Some(modseq) = self.modseq {
+            text(out, format_args!(" (MODSEQ {modseq})"));
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// `* ESEARCH (TAG "a") UID COUNT 2 ALL 2,5` (RFC 9051 §7.3.4).
+    pub fn write_esearch(&self, out: &mut Vec<u8>, wanted: crate::SearchReturn) {
+        out.extend_from_slice(b"* ESEARCH (TAG ");
+        string(out, self.tag.as_bytes());
+        out.push(b')');
+        if self.uid {
+            out.extend_from_slice(b" UID");
+        }
+        if let (Some(min), Some(max)) = (self.numbers.first(), self.numbers.last()) {
+            if wanted.min {
+                text(out, format_args!(" MIN {min}"));
+            }
+            if wanted.max {
+                text(out, format_args!(" MAX {max}"));
+            }
+            if wanted.all {
+                text(out, format_args!(" ALL {}", UidRanges::from_numbers(self.numbers.iter().copied())));
+            }
+        }
+        if wanted.count {
+            text(out, format_args!(" COUNT {}", self.numbers.len()));
+        }
+        if let Some(modseq) = self.modseq {
+            text(out, format_args!(" MODSEQ {modseq}"));
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// One FETCH response, written item by item; [`Fetch::end`] closes it.
+#[derive(Debug)]
+pub struct Fetch<'o> {
+    out: &'o mut Vec<u8>,
+    first: bool,
+}
+
+impl<'o> Fetch<'o> {
+    pub fn begin(out: &'o mut Vec<u8>, seq: u32) -> Self {
+        text(out, format_args!("* {seq} FETCH ("));
+        Self { out, first: true }
+    }
+
+    fn item(&mut self, name: &str) {
+        if !self.first {
+            self.out.push(b' ');
+        }
+        self.first = false;
+        self.out.extend_from_slice(name.as_bytes());
+    }
+
+    pub fn uid(&mut self, uid: u32) {
+        self.item("UID ");
+        text(self.out, uid);
+    }
+
+    pub fn flags(&mut self, flags: &Flags) {
+        self.item("FLAGS ");
+        flags.write(self.out);
+    }
+
+    pub fn modseq(&mut self, modseq: u64) {
+        self.item("MODSEQ ");
+        text(self.out, format_args!("({modseq})"));
+    }
+
+    pub fn size(&mut self, size: u32) {
+        self.item("RFC822.SIZE ");
+        text(self.out, size);
+    }
+
+    /// Milliseconds since 1970.
+    pub fn internal_date(&mut self, ms: i64) {
+        self.item("INTERNALDATE ");
+        text(self.out, format_args!("\"{}\"", internal_date(ms)));
+    }
+
+    /// ENVELOPE, BODY or BODYSTRUCTURE, as [`crate::structure`] wrote it.
+    pub fn stored(&mut self, name: &str, stored: &[u8]) {
+        self.item(name);
+        self.out.push(b' ');
+        self.out.extend_from_slice(stored);
+    }
+
+    pub fn section(&mut self, section: &Section, extract: &Extract<'_>) {
+        self.item("");
+        section.write_name(self.out);
+        self.out.push(b' ');
+        match extract {
+            Extract::Missing => self.out.extend_from_slice(b"NIL"),
+            Extract::Pieces(first, second) => literal(self.out, first, second),
+            Extract::Made(made) => literal(self.out, made, &[]),
+        }
+    }
+
+    /// `BINARY[1]<0> ~{5}CRLF…`: a literal8, for it may hold NUL (RFC 9051 §4.3).
+    pub fn binary(&mut self, path: &[u32], first: Option<u32>, value: Option<&[u8]>) {
+        self.item("BINARY[");
+        text(self.out, format_args!("{}]", crate::section::dotted(path)));
+        if let Some(first) = first {
+            text(self.out, format_args!("<{first}>"));
+        }
+        match value {
+            None => self.out.extend_from_slice(b" NIL"),
+            Some(value) => {
+                self.out.extend_from_slice(if value.contains(&0) { b" ~" } else { b" " });
+                literal(self.out, value, &[]);
+            }
+        }
+    }
+
+    pub fn binary_size(&mut self, path: &[u32], size: usize) {
+        self.item("BINARY.SIZE[");
+        text(self.out, format_args!("{}] {size}", crate::section::dotted(path)));
+    }
+
+    pub fn end(self) {
+        self.out.extend_from_slice(b")\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SearchReturn;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    #[test]
+    fn strings_are_quoted_or_literals() {
+        assert_eq!(written(|o| string(o, b"a \"b\\")), r#""a \"b\\""#);
+        assert_eq!(written(|o| string(o, b"")), "\"\"");
+        assert_eq!(written(|o| string(o, "ä\0".as_bytes())), "{2}\r\nä");
+        assert_eq!(written(|o| string(o, b"a\r\nb")), "{4}\r\na\r\nb");
+        assert!(written(|o| string(o, &[b'x'; 1001])).starts_with("{1001}\r\n"));
+        assert_eq!(written(|o| astring(o, b"nil")), "\"nil\"");
+        assert_eq!(written(|o| astring(o, b"Subject")), "Subject");
+    }
+
+    #[test]
+    fn names_for_both_revisions() {
+        assert_eq!(written(|o| mailbox(o, "Entwürfe", false)), "\"Entw&APw-rfe\"");
+        assert_eq!(written(|o| mailbox(o, "Entwürfe \"x", true)), "\"Entwürfe \\\"x\"");
+    }
+
+    #[test]
+    fn lines() {
+        assert_eq!(
+            written(|o| list(o, "LIST", &["\\HasNoChildren", "\\Sent"], "Sent", false, true)),
+            "* LIST (\\HasNoChildren \\Sent) \"/\" \"Sent\" (\"CHILDINFO\" (\"SUBSCRIBED\"))\r\n"
+        );
+        assert_eq!(
+            written(|o| status(o, "INBOX", false, &[(StatusItem::Messages, 3), (StatusItem::Size, 7)])),
+            "* STATUS \"INBOX\" (MESSAGES 3 SIZE 7)\r\n"
+        );
+        assert_eq!(
+            written(|o| flag_lists(o, &["$Forwarded".to_owned()], false)),
+            "* FLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft $Forwarded)\r\n* OK [PERMANENTFLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft $Forwarded \\*)] Flags permitted.\r\n"
+        );
+    }
+
+    #[test]
+    fn search_results() {
+        let found = Found { tag: "a1", uid: true, numbers: &[2, 3, 9], modseq: Some(7) };
+        assert_eq!(written(|o| found.write_search(o)), "* SEARCH 2 3 9 (MODSEQ 7)\r\n");
+        let wanted = SearchReturn { min: true, max: true, all: true, count: true, save: false };
+        assert_eq!(
+            written(|o| found.write_esearch(o, wanted)),
+            "* ESEARCH (TAG \"a1\") UID MIN 2 MAX 9 ALL 2:3,9 COUNT 3 MODSEQ 7\r\n"
+        );
+        let none = Found { tag: "a1", uid: false, numbers: &[], modseq: None };
+        assert_eq!(written(|o| none.write_esearch(o, wanted)), "* ESEARCH (TAG \"a1\") COUNT 0\r\n");
+    }
+
+    #[test]
+    fn a_fetch_response() {
+        let text = written(|o| {
+            let mut fetch = Fetch::begin(o, 3);
+            fetch.uid(7);
+            fetch.flags(&Flags { system: Flags::SEEN, keywords: vec!["$x".to_owned()] });
+            fetch.modseq(5);
+            fetch.size(9);
+            fetch.internal_date(0);
+            fetch.stored("ENVELOPE", b"(NIL)");
+            fetch.binary(&[1], None, Some(b"a\0"));
+            fetch.end();
+        });
+        assert_eq!(
+            text,
+            "* 3 FETCH (UID 7 FLAGS (\\Seen $x) MODSEQ (5) RFC822.SIZE 9 INTERNALDATE \"01-Jan-1970 00:00:00 +0000\" ENVELOPE (NIL) BINARY[1] ~{2}\r\na\0)\r\n"
+        );
+    }
+}

@@ -1,0 +1,305 @@
+//! Whether a message matches a SEARCH (RFC 9051 §6.4.4).
+
+use std::cell::OnceCell;
+
+use message::{Day, Structure, charset_to_utf8, decode_transfer, decode_words, fields, sent_day};
+
+use crate::{Flags, SequenceSet, UidRanges, View, date::day_of};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    All,
+    /// A bit of [`Flags`].
+    Flag(u32),
+    Keyword(String),
+    /// INTERNALDATE.
+    Received(DateKey),
+    /// The `Date:` field.
+    Sent(DateKey),
+    /// Name and text; an empty text means that the field is there.
+    Header(String, Needle),
+    Body(Needle),
+    Text(Needle),
+    Larger(u64),
+    Smaller(u64),
+    /// Mod-sequence equal or higher (RFC 7162 §3.1.5).
+    ModSeq(u64),
+    Sequence(SequenceSet),
+    Uid(SequenceSet),
+    /// A set after [`Key::resolve`].
+    In(UidRanges),
+    Not(Box<Key>),
+    Or(Box<Key>, Box<Key>),
+    And(Vec<Key>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DateKey {
+    Before(Day),
+    On(Day),
+    Since(Day),
+}
+
+impl DateKey {
+    fn matches(self, day: Day) -> bool {
+        match self {
+            Self::Before(limit) => day < limit,
+            Self::On(limit) => day == limit,
+            Self::Since(limit) => day >= limit,
+        }
+    }
+}
+
+/// Text to look for, whatever its case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needle {
+    lower: String,
+}
+
+impl Needle {
+    pub fn new(text: &[u8]) -> Self {
+        Self { lower: String::from_utf8_lossy(text).to_lowercase() }
+    }
+
+    fn is_in(&self, text: &str) -> bool {
+        if !self.lower.is_ascii() {
+            return text.to_lowercase().contains(&self.lower);
+        }
+        let needle = self.lower.as_bytes();
+        let Some(first) = needle.first().copied() else { return true };
+        let text = text.as_bytes();
+        memchr::memchr2_iter(first, first.to_ascii_uppercase(), text)
+            .any(|at| text.get(at..at + needle.len()).is_some_and(|t| t.eq_ignore_ascii_case(needle)))
+    }
+}
+
+/// Columns that a search needs of every message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    pub header: bool,
+    pub body: bool,
+}
+
+/// What is known of one message. Columns that were not fetched are empty.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    pub uid: u32,
+    pub flags: &'a Flags,
+    pub internal_date_ms: i64,
+    pub size: u64,
+    pub modseq: u64,
+    pub header: &'a [u8],
+    pub body: &'a [u8],
+    texts: OnceCell<Vec<String>>,
+}
+
+impl<'a> Facts<'a> {
+    pub fn new(uid: u32, flags: &'a Flags, internal_date_ms: i64, size: u64, modseq: u64) -> Self {
+        Self { uid, flags, internal_date_ms, size, modseq, header: &[], body: &[], texts: OnceCell::new() }
+    }
+
+    /// The text parts, decoded; made once, however many keys ask.
+    fn texts(&self) -> &[String] {
+        self.texts.get_or_init(|| {
+            let raw = [self.header, self.body].concat();
+            let structure = Structure::parse(&raw);
+            let text_leaves = structure.leaves().into_iter().filter(|part| part.media.kind == "text");
+            text_leaves
+                .map(|part| {
+                    let octets = decode_transfer(&raw[part.body()], part.encoding.as_deref());
+                    charset_to_utf8(&octets, part.media.parameter("charset").unwrap_or(b"utf-8")).into_owned()
+                })
+                .collect()
+        })
+    }
+}
+
+impl Key {
+    /// Replaces sets by the UIDs they mean in this mailbox. `None` when a sequence number is
+    /// not there: BAD.
+    pub fn resolve(self, view: &View) -> Option<Self> {
+        Some(match self {
+            Self::Sequence(set) => Self::In(view.resolve(&set, false)?),
+            Self::Uid(set) => Self::In(view.resolve(&set, true)?),
+            Self::Not(key) => Self::Not(Box::new(key.resolve(view)?)),
+            Self::Or(a, b) => Self::Or(Box::new(a.resolve(view)?), Box::new(b.resolve(view)?)),
+            Self::And(keys) => Self::And(keys.into_iter().map(|k| k.resolve(view)).collect::<Option<_>>()?),
+            key => key,
+        })
+    }
+
+    pub fn needs(&self) -> Needs {
+        match self {
+            Self::Header(..) | Self::Sent(_) => Needs { header: true, body: false },
+            Self::Body(_) | Self::Text(_) => Needs { header: true, body: true },
+            Self::Not(key) => key.needs(),
+            Self::Or(a, b) => a.needs().with(b.needs()),
+            Self::And(keys) => keys.iter().fold(Needs::default(), |n, key| n.with(key.needs())),
+            _ => Needs::default(),
+        }
+    }
+
+    /// The UIDs outside of which nothing can match, if the search says so.
+    pub fn within(&self) -> Option<UidRanges> {
+        match self {
+            Self::In(ranges) => Some(ranges.clone()),
+            Self::And(keys) => keys.iter().filter_map(Self::within).reduce(|a, b| a.intersection(&b)),
+            _ => None,
+        }
+    }
+
+    /// Whether sets alone decide, so that nothing has to be known of a message but its UID.
+    pub fn is_only_sets(&self) -> bool {
+        match self {
+            Self::All | Self::In(_) => true,
+            Self::Not(key) => key.is_only_sets(),
+            Self::Or(a, b) => a.is_only_sets() && b.is_only_sets(),
+            Self::And(keys) => keys.iter().all(Self::is_only_sets),
+            _ => false,
+        }
+    }
+
+    /// Whether a key asks for mod-sequences: then the answer carries one (RFC 7162 §3.1.5).
+    pub fn asks_modseq(&self) -> bool {
+        match self {
+            Self::ModSeq(_) => true,
+            Self::Not(key) => key.asks_modseq(),
+            Self::Or(a, b) => a.asks_modseq() || b.asks_modseq(),
+            Self::And(keys) => keys.iter().any(Self::asks_modseq),
+            _ => false,
+        }
+    }
+
+    /// Sets must be resolved; an unresolved one matches nothing.
+    pub fn matches(&self, facts: &Facts<'_>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Flag(bit) => facts.flags.has(*bit),
+            Self::Keyword(keyword) => facts.flags.has_keyword(keyword),
+            Self::Received(date) => date.matches(day_of(facts.internal_date_ms)),
+            Self::Sent(date) => {
+                message::field(facts.header, "Date").and_then(sent_day).is_some_and(|day| date.matches(day))
+            }
+            Self::Header(name, needle) => {
+                fields(facts.header).any(|f| f.is(name) && needle.is_in(&decode_words(f.value)))
+            }
+            Self::Body(needle) => facts.texts().iter().any(|text| needle.is_in(text)),
+            Self::Text(needle) => {
+                let in_header = |f: message::Field<'_>| {
+                    let line = facts.header.get(f.range).unwrap_or_default();
+                    needle.is_in(&decode_words(line))
+                };
+                fields(facts.header).any(in_header) || facts.texts().iter().any(|text| needle.is_in(text))
+            }
+            Self::Larger(size) => facts.size > *size,
+            Self::Smaller(size) => facts.size < *size,
+            Self::ModSeq(modseq) => facts.modseq >= *modseq,
+            Self::Sequence(_) | Self::Uid(_) => false,
+            Self::In(ranges) => ranges.contains(facts.uid),
+            Self::Not(key) => !key.matches(facts),
+            Self::Or(a, b) => a.matches(facts) || b.matches(facts),
+            // Cheap keys first would be better still; the order is the client's, and stops at the first miss.
+            Self::And(keys) => keys.iter().all(|key| key.matches(facts)),
+        }
+    }
+}
+
+impl Needs {
+    fn with(self, other: Self) -> Self {
+        Self { header: self.header || other.header, body: self.body || other.body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CommandBody, Names, parse};
+
+    const HEADER: &[u8] = b"Date: Mon, 7 Feb 1994 23:52:25 -0800\r\nFrom: =?utf-8?q?J=C3=B6rg?= <j@x.example>\r\nSubject: Two\r\n words\r\nContent-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: base64\r\n\r\n";
+    /// "Grüße" in Latin-1.
+    const BODY: &[u8] = b"R3L832U=\r\n";
+
+    fn key(text: &str) -> Key {
+        let CommandBody::Search(search) = parse(format!("a SEARCH {text}").as_bytes(), Names::Utf7).expect(text).body
+        else {
+            panic!("SEARCH")
+        };
+        search.key.resolve(&View::new(vec![3, 7, 9])).expect("numbers are there")
+    }
+
+    fn matches(text: &str) -> bool {
+        let flags = Flags { system: Flags::SEEN, keywords: vec!["$Forwarded".to_owned()] };
+        let facts = Facts { header: HEADER, body: BODY, ..Facts::new(7, &flags, 760_665_600_000, 1000, 50) };
+        key(text).matches(&facts)
+    }
+
+    #[test]
+    fn keys() {
+        for text in [
+            "ALL",
+            "SEEN",
+            "UNANSWERED",
+            "KEYWORD $forwarded",
+            "UNKEYWORD x",
+            "OLD",
+            "2",
+            "UID 7",
+            "1:2 UID 5:8",
+            "LARGER 999",
+            "SMALLER 1001",
+            "MODSEQ 50",
+            "MODSEQ \"/flags/x\" all 3",
+            "ON 8-Feb-1994",
+            "BEFORE 9-Feb-1994",
+            "SINCE \"8-Feb-1994\"",
+            "SENTON 7-Feb-1994",
+            "SENTSINCE 7-Feb-1994",
+            "FROM jörg",
+            "FROM JÖRG",
+            "SUBJECT \"two words\"",
+            "HEADER Subject \"\"",
+            "BODY grüße",
+            "OR TEXT charset= DELETED",
+            "OR SEEN DELETED",
+            "NOT DELETED",
+            "(SEEN NOT (DRAFT))",
+            "TEXT x.example",
+            "OR BODY zzz BODY gr",
+        ] {
+            assert!(matches(text), "{text}");
+        }
+        for text in [
+            "UNSEEN",
+            "NEW",
+            "RECENT",
+            "KEYWORD x",
+            "1",
+            "UID 1:6",
+            "LARGER 1000",
+            "SMALLER 1000",
+            "MODSEQ 51",
+            "BEFORE 8-Feb-1994",
+            "SENTBEFORE 7-Feb-1994",
+            "FROM bob",
+            "HEADER X-None \"\"",
+            "BODY R3L8",
+            "NOT ALL",
+            "OR UNSEEN DRAFT",
+            "SEEN UNSEEN",
+        ] {
+            assert!(!matches(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn needs_only_what_is_asked() {
+        assert_eq!(key("UNSEEN UID 1:*").needs(), Needs::default());
+        assert_eq!(key("OR SEEN NOT FROM x").needs(), Needs { header: true, body: false });
+        assert_eq!(key("BODY x").needs(), Needs { header: true, body: true });
+        assert_eq!(key("UID 7:8 UNSEEN 2:3").within().map(|r| r.to_string()).as_deref(), Some("7:8"));
+        assert_eq!(key("OR UID 1 UID 7").within(), None);
+        assert!(key("NOT MODSEQ 5").asks_modseq());
+        assert!(key("UID 1:* NOT (2)").is_only_sets());
+        assert!(!key("UID 1:* SEEN").is_only_sets());
+    }
+}

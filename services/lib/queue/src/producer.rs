@@ -1,0 +1,51 @@
+use std::time::Duration;
+
+use redis::aio::ConnectionManager;
+
+use crate::{QueueError, Stream, Url, connection};
+
+/// Adds deliveries to the streams.
+#[derive(Clone)]
+pub struct Producer {
+    connection: ConnectionManager,
+}
+
+/// What an entry carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    pub queue_id: String,
+    pub number: u32,
+    /// W3C trace context of the message.
+    pub traceparent: String,
+}
+
+impl Producer {
+    pub fn new(url: &Url) -> Self {
+        Self { connection: connection(url, Duration::from_secs(5)) }
+    }
+
+    /// Adds all of them in one pipeline and returns the stream's length after it.
+    pub async fn add(&self, stream: Stream, items: &[Item]) -> Result<usize, QueueError> {
+        let mut pipeline = redis::pipe();
+        for item in items {
+            let delivery = format!("{}/{}", item.queue_id, item.number);
+            pipeline
+                .cmd("XADD")
+                .arg(stream.key())
+                .arg("*")
+                .arg("d")
+                .arg(delivery)
+                .arg("t")
+                .arg(&item.traceparent)
+                .ignore();
+        }
+        pipeline.cmd("XLEN").arg(stream.key());
+        let (length,): (usize,) = pipeline.query_async(&mut self.connection.clone()).await?;
+        Ok(length)
+    }
+
+    /// Entries that no worker has finished.
+    pub async fn length(&self, stream: Stream) -> Result<usize, QueueError> {
+        Ok(redis::cmd("XLEN").arg(stream.key()).query_async(&mut self.connection.clone()).await?)
+    }
+}

@@ -1,0 +1,202 @@
+//! Calls between services: balanced over pods, traced, always with a deadline.
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request, Status,
+    body::Body,
+    service::{Interceptor, Routes, interceptor::InterceptedService},
+    transport::{Channel as Transport, Endpoint, Server, channel::Change},
+};
+use tower::Service;
+
+/// How often names are looked up again: pods come and go.
+const RESOLVE_EVERY: Duration = Duration::from_secs(2);
+/// What one stream and one connection may have in flight; bounds memory, not speed.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// `host:port`, or several with commas. Each host may stand for many pods (a headless Service).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Peers(Vec<String>);
+
+impl TryFrom<String> for Peers {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let peers: Vec<String> = text.split(',').map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect();
+        let valid = |p: &String| p.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if peers.is_empty() || !peers.iter().all(valid) {
+            return Err("expected host:port, or several separated by commas".into());
+        }
+        Ok(Self(peers))
+    }
+}
+
+impl From<SocketAddr> for Peers {
+    fn from(address: SocketAddr) -> Self {
+        Self(vec![address.to_string()])
+    }
+}
+
+/// What generated clients are built on: `SpoolClient::new(channel.clone())`.
+pub type Channel = InterceptedService<Deadline, Traced>;
+
+/// A channel to all pods behind `peers`. A call fails after `deadline`, also when no pod is there.
+/// Streamed answers may go on after it.
+pub fn channel(peers: &Peers, deadline: Duration) -> Channel {
+    let (transport, changes) = Transport::balance_channel::<SocketAddr>(1024);
+    let peers = peers.clone();
+    tokio::spawn(async move {
+        let mut known = HashSet::new();
+        loop {
+            if let Some(now) = resolve(&peers).await {
+                let gone = known.difference(&now).map(|a| Change::Remove(*a));
+                let new = now.difference(&known).map(|a| Change::Insert(*a, endpoint(*a)));
+                for change in gone.chain(new).collect::<Vec<_>>() {
+                    if changes.send(change).await.is_err() {
+                        return;
+                    }
+                }
+                known = now;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RESOLVE_EVERY) => (),
+                () = changes.closed() => return,
+            }
+        }
+    });
+    InterceptedService::new(Deadline { inner: transport, deadline }, Traced)
+}
+
+/// Nothing when no name could be looked up: the pods known so far stay.
+async fn resolve(peers: &Peers) -> Option<HashSet<SocketAddr>> {
+    let mut found = HashSet::new();
+    for peer in &peers.0 {
+        match tokio::net::lookup_host(peer.as_str()).await {
+            Ok(addresses) => found.extend(addresses),
+            Err(e) => tracing::debug!(peer, error = %e, "name of a peer not found"),
+        }
+    }
+    (!found.is_empty()).then_some(found)
+}
+
+fn endpoint(address: SocketAddr) -> Endpoint {
+    let uri = tonic::transport::Uri::builder()
+        .scheme("http")
+        .authority(address.to_string())
+        .path_and_query("/")
+        .build()
+        .unwrap_or_default();
+    Endpoint::from(uri)
+        .connect_timeout(Duration::from_secs(2))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+}
+
+#[derive(Clone)]
+pub struct Traced;
+
+impl Interceptor for Traced {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        crate::telemetry::inject(request.metadata_mut());
+        Ok(request)
+    }
+}
+
+/// Bounds the time to the answer's head.
+#[derive(Clone)]
+pub struct Deadline {
+    inner: Transport,
+    deadline: Duration,
+}
+
+type Call = tonic::codegen::http::Request<Body>;
+type Answer = tonic::codegen::http::Response<Body>;
+
+impl Service<Call> for Deadline {
+    type Response = Answer;
+    type Error = tonic::transport::Error;
+    type Future = BoxFuture<'static, Result<Answer, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // Waiting for a pod counts against the deadline, so it happens in `call`.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let (mut inner, deadline) = (self.inner.clone(), self.deadline);
+        Box::pin(async move {
+            let answered = async {
+                std::future::poll_fn(|cx| inner.poll_ready(cx)).await?;
+                inner.call(call).await
+            };
+            match tokio::time::timeout(deadline, answered).await {
+                Ok(answer) => answer,
+                Err(_) => Ok(Status::unavailable("no answer in time").into_http()),
+            }
+        })
+    }
+}
+
+/// Serves until shutdown; running calls are finished, streams see `shutdown` themselves.
+pub async fn serve(listener: tokio::net::TcpListener, routes: Routes, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
+        .await?;
+    Ok(())
+}
+
+/// Whether the trouble may pass: then SMTP says 4xx, IMAP `[UNAVAILABLE]`, POP3 `[SYS/TEMP]`.
+pub fn is_transient(status: &Status) -> bool {
+    !matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_host_and_port() {
+        assert_eq!(Peers::try_from("a:1, [::1]:2".to_owned()), Ok(Peers(vec!["a:1".into(), "[::1]:2".into()])));
+        for wrong in ["", "a", "a:", ":1", "a:x", "a:1,b"] {
+            assert!(Peers::try_from(wrong.to_owned()).is_err(), "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_without_a_pod_fails_by_its_deadline() {
+        let nobody = Peers::try_from("host.invalid:1".to_owned()).expect("valid");
+        let mut client = proto::spool::spool_client::SpoolClient::new(channel(&nobody, Duration::from_millis(50)));
+        let status = client.renew(proto::spool::RenewRequest::default()).await.expect_err("nobody answers");
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(is_transient(&status));
+    }
+}

@@ -1,0 +1,432 @@
+use std::{collections::VecDeque, fmt::Write as _, time::Duration};
+
+use super::{Capabilities, DotStuffer, Envelope, Failure, Outcome, ReplyParser, Stage};
+use crate::{Reply, Transcript};
+
+/// Whether to encrypt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartTls {
+    /// Not at all (also for connections that are encrypted already).
+    Never,
+    /// When offered (RFC 7435).
+    Opportunistic,
+    /// Or give up.
+    Required,
+}
+
+/// What the caller must do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send these octets.
+    Write(Vec<u8>),
+    /// Wait this long for octets (RFC 5321 §4.5.3.2), then [`Client::receive`] or [`Client::fail`].
+    Read(Duration),
+    /// Do the TLS handshake, then [`Client::tls_started`] or [`Client::fail`].
+    StartTls,
+    /// [`Client::send`] a message or [`Client::quit`].
+    Idle,
+    /// Send the content through [`Client::encode`] and [`Client::end_of_content`].
+    SendContent,
+    /// A transaction has ended: one outcome a recipient, in the envelope's order.
+    Finished(Vec<Outcome>),
+    /// The connection is of no use; no transaction was open.
+    Failed(Failure),
+    /// Close the socket.
+    Close,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Greeting,
+    Ehlo,
+    Helo,
+    StartTls,
+    Handshake,
+    Idle,
+    /// Replies outstanding as `Client::expected` lists them.
+    Envelope,
+    Data,
+    Content,
+    FinalDot,
+    Reset,
+    Quit,
+    Closed,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Expected {
+    Mail,
+    Rcpt(usize),
+}
+
+#[derive(Debug)]
+struct Transaction {
+    envelope: Envelope,
+    outcomes: Vec<Option<Outcome>>,
+    /// Recipients whose RCPT is not sent yet (without PIPELINING), by number.
+    unsent: VecDeque<usize>,
+    expected: VecDeque<Expected>,
+    /// Replies that said yes to RCPT.
+    accepted: usize,
+}
+
+/// One connection to a server.
+#[derive(Debug)]
+pub struct Client {
+    hello: String,
+    start_tls: StartTls,
+    state: State,
+    parser: ReplyParser,
+    capabilities: Capabilities,
+    encrypted: bool,
+    out: Vec<u8>,
+    transaction: Option<Transaction>,
+    finished: Option<Vec<Outcome>>,
+    failure: Option<Failure>,
+    stuffer: DotStuffer,
+    transcript: Transcript,
+}
+
+impl Client {
+    /// For a new connection; the server speaks first. `hello` is our own host name.
+    pub fn new(hello: &str, start_tls: StartTls) -> Self {
+        Self {
+            hello: hello.to_owned(),
+            start_tls,
+            state: State::Greeting,
+            parser: ReplyParser::default(),
+            capabilities: Capabilities::default(),
+            encrypted: false,
+            out: Vec::new(),
+            transaction: None,
+            finished: None,
+            failure: None,
+            stuffer: DotStuffer::default(),
+            transcript: Transcript::default(),
+        }
+    }
+
+    /// What to do now. Asked again before it is done, it may answer something else: each
+    /// [`Action::Write`], `Finished` and `Failed` is given once.
+    #[expect(clippy::should_implement_trait, reason = "it has no end that a loop should stop at")]
+    pub fn next(&mut self) -> Action {
+        if !self.out.is_empty() && self.state != State::Closed {
+            return Action::Write(std::mem::take(&mut self.out));
+        }
+        if let Some(outcomes) = self.finished.take() {
+            return Action::Finished(outcomes);
+        }
+        if let Some(failure) = self.failure.take() {
+            return Action::Failed(failure);
+        }
+        let minutes = |n: u64| Action::Read(Duration::from_secs(60 * n));
+        match self.state {
+            State::Handshake => Action::StartTls,
+            State::Idle => Action::Idle,
+            State::Content => Action::SendContent,
+            State::Closed => Action::Close,
+            State::Data => minutes(2),
+            State::FinalDot => minutes(10),
+            // The message's fate is known: nobody should wait for courtesies.
+            State::Quit | State::Reset => Action::Read(Duration::from_secs(10)),
+            _ => minutes(5),
+        }
+    }
+
+    /// Octets from the server.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        self.parser.receive(bytes);
+        while !matches!(self.state, State::Handshake | State::Closed) {
+            match self.parser.take() {
+                Ok(Some(reply)) => {
+                    for line in reply.to_string().split('\n') {
+                        self.transcript.server(line);
+                    }
+                    self.on_reply(reply);
+                }
+                Ok(None) => return,
+                Err(e) => return self.fail(e.into()),
+            }
+        }
+    }
+
+    /// The connection is lost or useless. Recipients without outcome get this failure.
+    pub fn fail(&mut self, failure: Failure) {
+        let courtesy = matches!(self.state, State::Quit | State::Reset | State::Closed | State::Idle);
+        self.state = State::Closed;
+        self.parser.clear();
+        self.out.clear();
+        if self.transaction.is_some() {
+            self.finish(&Outcome::Failed(failure), State::Closed);
+        } else if !courtesy {
+            self.failure = Some(failure);
+        }
+    }
+
+    /// The TLS handshake succeeded. The server's earlier answers are forgotten (RFC 3207 §4.2).
+    pub fn tls_started(&mut self) {
+        if self.state != State::Handshake {
+            return;
+        }
+        self.encrypted = true;
+        self.capabilities = Capabilities::default();
+        self.say_hello();
+    }
+
+    /// Starts a transaction; only when [`Action::Idle`] was asked for.
+    pub fn send(&mut self, envelope: Envelope) {
+        if self.state != State::Idle {
+            return;
+        }
+        self.transcript.begin_transaction();
+        let count = envelope.recipients.len();
+        let refusal = self.unsendable(&envelope);
+        let mail = mail_command(&envelope, &self.capabilities);
+        let mut transaction = Transaction {
+            outcomes: vec![None; count],
+            unsent: (0..count).collect(),
+            expected: VecDeque::from([Expected::Mail]),
+            accepted: 0,
+            envelope,
+        };
+        if let Some(failure) = refusal {
+            self.transaction = Some(transaction);
+            return self.finish(&Outcome::Failed(failure), State::Idle);
+        }
+        self.command(&mail);
+        if self.capabilities.pipelining {
+            for number in std::mem::take(&mut transaction.unsent) {
+                self.send_rcpt(&mut transaction, number);
+            }
+        }
+        self.transaction = Some(transaction);
+        self.state = State::Envelope;
+    }
+
+    /// Appends a chunk of the content to `out`, dot-stuffed.
+    pub fn encode(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
+        self.stuffer.encode(chunk, out);
+    }
+
+    /// Appends the final dot to `out`; the server's answer decides for all accepted recipients.
+    pub fn end_of_content(&mut self, out: &mut Vec<u8>) {
+        if self.state == State::Content {
+            self.stuffer.finish(out);
+            if let Some(transaction) = &self.transaction {
+                self.transcript.client(&format!("[content of {} octets]", transaction.envelope.size));
+            }
+            self.transcript.client(".");
+            self.state = State::FinalDot;
+        }
+    }
+
+    /// Ends the connection politely; only when [`Action::Idle`] was asked for.
+    pub fn quit(&mut self) {
+        if self.state == State::Idle {
+            self.command("QUIT");
+            self.state = State::Quit;
+        }
+    }
+
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Whether STARTTLS took place.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
+    /// Opening and latest transaction.
+    pub fn transcript(&self) -> &Transcript {
+        &self.transcript
+    }
+
+    fn on_reply(&mut self, reply: Reply) {
+        // RFC 5321 §3.8: 421 may come at any time and announces the end of the connection.
+        if reply.code == 421 && self.state != State::Quit {
+            return self.refuse_connection(reply);
+        }
+        match self.state {
+            State::Greeting if reply.code == 220 => self.say_hello(),
+            State::Ehlo if reply.code == 250 => self.on_hello(Capabilities::parse(&reply)),
+            // RFC 5321 §3.2: a server without extensions knows only HELO.
+            State::Ehlo if reply.is_permanent() => {
+                let helo = format!("HELO {}", self.hello);
+                self.command(&helo);
+                self.state = State::Helo;
+            }
+            State::Helo if reply.code == 250 => self.on_hello(Capabilities::default()),
+            State::StartTls if reply.code == 220 => {
+                if self.parser.has_rest() {
+                    return self.fail(Failure::Injection);
+                }
+                self.state = State::Handshake;
+            }
+            State::StartTls if self.start_tls == StartTls::Opportunistic => self.ready(),
+            State::Greeting | State::Ehlo | State::Helo | State::StartTls => self.refuse_connection(reply),
+            State::Envelope => self.on_envelope_reply(reply),
+            State::Data if reply.code == 354 => {
+                self.stuffer = DotStuffer::default();
+                self.state = State::Content;
+            }
+            State::Data => self.finish_with_reset(&Outcome::Refused { stage: Stage::Data, reply }),
+            // An answer before the end of content cannot belong to it.
+            State::Content => self.fail(Failure::Refused { stage: Stage::Content, reply }),
+            State::FinalDot if reply.code / 100 == 2 => self.finish(&Outcome::Accepted(reply), State::Idle),
+            State::FinalDot => self.finish(&Outcome::Refused { stage: Stage::Content, reply }, State::Idle),
+            State::Reset if reply.is_positive() => self.state = State::Idle,
+            State::Reset | State::Quit | State::Idle => self.state = State::Closed,
+            State::Handshake | State::Closed => {}
+        }
+    }
+
+    fn on_hello(&mut self, capabilities: Capabilities) {
+        self.capabilities = capabilities;
+        match (self.start_tls, self.encrypted, self.capabilities.starttls) {
+            (StartTls::Never, ..) | (_, true, _) | (StartTls::Opportunistic, _, false) => self.ready(),
+            (StartTls::Required, _, false) => self.fail(Failure::NoTls),
+            (_, false, true) => {
+                self.command("STARTTLS");
+                self.state = State::StartTls;
+            }
+        }
+    }
+
+    fn ready(&mut self) {
+        self.transcript.mark_opening();
+        self.state = State::Idle;
+    }
+
+    fn say_hello(&mut self) {
+        let ehlo = format!("EHLO {}", self.hello);
+        self.command(&ehlo);
+        self.state = State::Ehlo;
+    }
+
+    fn on_envelope_reply(&mut self, reply: Reply) {
+        let Some(mut transaction) = self.transaction.take() else { return };
+        match transaction.expected.pop_front() {
+            Some(Expected::Mail) if !reply.is_positive() => {
+                transaction.unsent.clear();
+                let refused = Outcome::Refused { stage: Stage::Mail, reply };
+                transaction.outcomes.iter_mut().for_each(|o| *o = Some(refused.clone()));
+            }
+            Some(Expected::Rcpt(number)) => {
+                let refused = !reply.is_positive();
+                if let Some(outcome @ None) = transaction.outcomes.get_mut(number) {
+                    *outcome = refused.then_some(Outcome::Refused { stage: Stage::Rcpt, reply });
+                    transaction.accepted += usize::from(!refused);
+                }
+            }
+            Some(Expected::Mail) | None => {}
+        }
+        if let Some(number) = transaction.unsent.pop_front() {
+            self.send_rcpt(&mut transaction, number);
+        }
+        let (complete, accepted) = (transaction.expected.is_empty(), transaction.accepted);
+        self.transaction = Some(transaction);
+        match (complete, accepted) {
+            (false, _) => {}
+            // Every recipient has its refusal already.
+            (true, 0) => self.finish_with_reset(&Outcome::Failed(Failure::Closed)),
+            (true, _) => {
+                self.command("DATA");
+                self.state = State::Data;
+            }
+        }
+    }
+
+    fn send_rcpt(&mut self, transaction: &mut Transaction, number: usize) {
+        let Some(recipient) = transaction.envelope.recipients.get(number) else { return };
+        let mut line = format!("RCPT TO:<{}>", recipient.forward_path);
+        if self.capabilities.dsn {
+            parameter(&mut line, "NOTIFY", &recipient.notify);
+            parameter(&mut line, "ORCPT", &recipient.orcpt);
+        }
+        self.command(&line);
+        transaction.expected.push_back(Expected::Rcpt(number));
+    }
+
+    /// The server does not want us any more.
+    fn refuse_connection(&mut self, reply: Reply) {
+        let stage = match self.state {
+            State::Greeting => Stage::Greeting,
+            State::Ehlo | State::Helo | State::Handshake => Stage::Hello,
+            State::StartTls => Stage::StartTls,
+            State::Envelope => match self.transaction.as_ref().and_then(|t| t.expected.front()) {
+                Some(Expected::Mail) => Stage::Mail,
+                _ => Stage::Rcpt,
+            },
+            State::Data => Stage::Data,
+            _ => Stage::Content,
+        };
+        if self.transaction.is_some() {
+            self.finish(&Outcome::Refused { stage, reply }, State::Closed);
+        } else {
+            self.fail(Failure::Refused { stage, reply });
+        }
+    }
+
+    fn finish_with_reset(&mut self, rest: &Outcome) {
+        self.finish(rest, State::Reset);
+        self.command("RSET");
+    }
+
+    /// Ends the transaction; `rest` is the outcome of recipients that have none yet.
+    fn finish(&mut self, rest: &Outcome, next: State) {
+        if let Some(transaction) = self.transaction.take() {
+            let outcomes = transaction.outcomes.into_iter();
+            self.finished = Some(outcomes.map(|o| o.unwrap_or_else(|| rest.clone())).collect());
+        }
+        self.state = next;
+    }
+
+    /// Why this server cannot get this message at all.
+    fn unsendable(&self, envelope: &Envelope) -> Option<Failure> {
+        let paths = || envelope.recipients.iter().map(|r| &r.forward_path).chain([&envelope.reverse_path]);
+        if paths().any(|p| p.chars().any(|c| c.is_control() || c == '<' || c == '>')) {
+            return Some(Failure::UnsendableAddress);
+        }
+        let international = envelope.smtputf8 || paths().any(|p| !p.is_ascii());
+        if international && !self.capabilities.smtputf8 {
+            return Some(Failure::NeedsSmtputf8);
+        }
+        let limit = self.capabilities.max_size.filter(|limit| envelope.size > *limit)?;
+        Some(Failure::TooLarge { limit })
+    }
+
+    fn command(&mut self, line: &str) {
+        self.transcript.client(line);
+        self.out.extend_from_slice(line.as_bytes());
+        self.out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn mail_command(envelope: &Envelope, offered: &Capabilities) -> String {
+    let mut line = format!("MAIL FROM:<{}>", envelope.reverse_path);
+    if offered.size {
+        let _ = write!(line, " SIZE={}", envelope.size);
+    }
+    if offered.eight_bit_mime && envelope.eight_bit {
+        line.push_str(" BODY=8BITMIME");
+    }
+    let international = envelope.smtputf8
+        || !envelope.reverse_path.is_ascii()
+        || envelope.recipients.iter().any(|r| !r.forward_path.is_ascii());
+    if offered.smtputf8 && international {
+        line.push_str(" SMTPUTF8");
+    }
+    if offered.dsn {
+        parameter(&mut line, "RET", &envelope.ret);
+        parameter(&mut line, "ENVID", &envelope.envid);
+    }
+    line
+}
+
+/// Parameters come from whoever submitted: one with a space or line end would be a command.
+fn parameter(line: &mut String, name: &str, value: &str) {
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic()) {
+        let _ = write!(line, " {name}={value}");
+    }
+}

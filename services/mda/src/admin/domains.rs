@@ -1,0 +1,85 @@
+use address::Domain;
+use proto::admin::{DeleteDomainResponse, DnsRecord, Domain as Answer, ListDomainsResponse};
+use sqlx::PgPool;
+use tonic::Status;
+
+use super::dkim;
+use crate::database::status;
+
+pub async fn create(pool: &PgPool, domain: &Domain) -> Result<Answer, Status> {
+    let created = sqlx::query(
+        "insert into domains (name, tenant_id) select $1, id from tenants where name = 'default' on conflict do nothing",
+    )
+    .bind(domain.as_str())
+    .execute(pool)
+    .await
+    .map_err(status)?
+    .rows_affected();
+    let has_keys: bool = sqlx::query_scalar("select exists (select from dkim_keys where domain = $1)")
+        .bind(domain.as_str())
+        .fetch_one(pool)
+        .await
+        .map_err(status)?;
+    // Keys are missing too when an earlier call was cut short.
+    if created == 1 || !has_keys {
+        let keys =
+            tokio::task::spawn_blocking(dkim::generate).await.map_err(|_| Status::internal("key generation"))??;
+        for key in keys {
+            // Selectors tell what they are for and when they were made (RFC 6376 §3.1).
+            let selector = format!("{}-{}", key.algorithm, chrono::Utc::now().format("%Y%m%d"));
+            sqlx::query("insert into dkim_keys values ($1, $2, $3, $4, $5) on conflict do nothing")
+                .bind(domain.as_str())
+                .bind(selector)
+                .bind(key.algorithm)
+                .bind(key.private_key)
+                .bind(key.public_key)
+                .execute(pool)
+                .await
+                .map_err(status)?;
+        }
+    }
+    get(pool, domain).await
+}
+
+pub async fn get(pool: &PgPool, domain: &Domain) -> Result<Answer, Status> {
+    let exists: bool = sqlx::query_scalar("select exists (select from domains where name = $1)")
+        .bind(domain.as_str())
+        .fetch_one(pool)
+        .await
+        .map_err(status)?;
+    if !exists {
+        return Err(Status::not_found(format!("domain {domain} is not ours")));
+    }
+    let keys: Vec<(String, String, String)> = sqlx::query_as(
+        "select selector, algorithm, public_key from dkim_keys where domain = $1 order by selector",
+    )
+    .bind(domain.as_str())
+    .fetch_all(pool)
+    .await
+    .map_err(status)?;
+    let txt = |name: String, value: String| DnsRecord { name, r#type: "TXT".into(), value };
+    let dkim = keys.into_iter().map(|(selector, algorithm, public)| {
+        txt(format!("{selector}._domainkey.{domain}"), format!("v=DKIM1; k={algorithm}; p={public}"))
+    });
+    let policies = [
+        txt(domain.to_string(), "v=spf1 mx -all".into()),
+        txt(format!("_dmarc.{domain}"), format!("v=DMARC1; p=reject; rua=mailto:postmaster@{domain}")),
+    ];
+    Ok(Answer { name: domain.to_string(), records: dkim.chain(policies).collect() })
+}
+
+pub async fn list(pool: &PgPool) -> Result<ListDomainsResponse, Status> {
+    let names = sqlx::query_scalar("select name from domains order by name").fetch_all(pool).await.map_err(status)?;
+    Ok(ListDomainsResponse { names })
+}
+
+pub async fn delete(pool: &PgPool, domain: &Domain) -> Result<DeleteDomainResponse, Status> {
+    match sqlx::query("delete from domains where name = $1").bind(domain.as_str()).execute(pool).await {
+        Ok(done) if done.rows_affected() == 0 => Err(Status::not_found(format!("domain {domain} is not ours"))),
+        Ok(_) => Ok(DeleteDomainResponse {}),
+        Err(sqlx::Error::Database(e)) if e.is_foreign_key_violation() => {
+            Err(Status::failed_precondition(format!("domain {domain} still has accounts or aliases")))
+        }
+        Err(e) => Err(status(e)),
+    }
+}

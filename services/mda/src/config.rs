@@ -1,0 +1,99 @@
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use serde::Deserialize;
+
+/// Every key of the section `mda`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub runtime: runtime::Config,
+    /// gRPC, for the other services and the command line.
+    pub listen: SocketAddr,
+    /// What this process does; each role scales alone.
+    pub roles: BTreeSet<Role>,
+    /// `postgres://user:password@host:port/database`, `?host=/path` for a socket, `?sslmode=…`.
+    pub database_url: String,
+    /// Connections of this process; all processes together stay below Postgres's `max_connections`.
+    pub database_connections: u32,
+    pub redis_url: Option<queue::Url>,
+    /// Our name in DSNs (RFC 3464 §2.2.2).
+    pub hostname: String,
+    /// Bytes of one message; the services at the door refuse more before it comes here.
+    pub max_message_size: usize,
+    /// Entries that a delivery stream may hold; beyond it deliveries wait in Postgres.
+    pub stream_bound: usize,
+    /// Seconds after which a delivery that nobody finished or claimed is handed out again.
+    pub redispatch_seconds: u32,
+    /// Days that the journey of a finished message is kept.
+    pub journey_days: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Accept, Claim, Content, Settle.
+    Spool,
+    /// Resolve, Authenticate, MaySendAs, DkimKeys.
+    Directory,
+    /// What IMAP and POP3 need.
+    Mailboxes,
+    /// Local delivery, the dispatcher, reclaiming.
+    Delivery,
+    Admin,
+    Journey,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        use Role::{Admin, Delivery, Directory, Journey, Mailboxes, Spool};
+        Self {
+            runtime: runtime::Config::default(),
+            listen: SocketAddr::from(([0, 0, 0, 0], 9400)),
+            roles: BTreeSet::from([Spool, Directory, Mailboxes, Delivery, Admin, Journey]),
+            database_url: "postgres://postroad@localhost/postroad".into(),
+            database_connections: 16,
+            redis_url: None,
+            hostname: "localhost".into(),
+            max_message_size: 128 << 20,
+            stream_bound: 10_000,
+            redispatch_seconds: 20,
+            journey_days: 30,
+        }
+    }
+}
+
+impl Config {
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+}
+
+impl runtime::ServiceConfig for Config {
+    fn runtime(&self) -> &runtime::Config {
+        &self.runtime
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.roles.is_empty() {
+            return Err("configuration key \"roles\" = []: expected at least one of spool, directory, mailboxes, \
+                        delivery, admin, journey"
+                .into());
+        }
+        if self.database_connections < 4 {
+            return Err(format!(
+                "configuration key \"database_connections\" = {}: expected at least 4",
+                self.database_connections
+            ));
+        }
+        if self.redis_url.is_none() {
+            return Err("configuration key \"redis_url\" is missing: expected redis://host:port/".into());
+        }
+        if !(5..=3600).contains(&self.redispatch_seconds) {
+            return Err(format!(
+                "configuration key \"redispatch_seconds\" = {}: expected 5 to 3600",
+                self.redispatch_seconds
+            ));
+        }
+        Ok(())
+    }
+}

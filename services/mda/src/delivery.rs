@@ -1,0 +1,156 @@
+//! Local delivery: from the queue into mailboxes, exactly once (Invariant 3).
+//!
+//! One statement settles a batch of deliveries and inserts their mailbox rows. Whoever reads an
+//! entry a second time finds no delivery left.
+
+use std::time::Duration;
+
+use proto::spool::DeliveryId;
+use queue::{Acknowledger, Consumer, Entry};
+use runtime::telemetry;
+use sqlx::{FromRow, PgPool, types::Uuid};
+use tokio_util::sync::CancellationToken;
+
+use crate::{bounce::Bouncer, ids, metrics::Metrics, wakes::WakeHub};
+
+/// Deliveries of one statement.
+pub const BATCH: usize = 256;
+const TROUBLE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Mailbox rows are locked in one order by everybody, so that batches never wait in a circle.
+/// Counters and UIDs come from the locked row, so UIDs only rise (Invariant 5).
+const DELIVER: &str = r"
+with wanted as (
+    select distinct * from unnest($1::uuid[], $2::int[]) as w (queue_id, number)
+), mine as materialized (
+    select d.queue_id, d.number, d.account_id, d.recipient
+    from deliveries d join wanted using (queue_id, number)
+    where d.account_id is not null and not d.held and d.not_before <= now()
+    for update of d skip locked
+), placed as materialized (
+    select mine.*, s.size, s.accepted_at, box.id as mailbox_id, box.name
+    from mine join spool s using (queue_id)
+    cross join lateral (
+        select id, name from mailboxes m
+        where m.account_id = mine.account_id and (m.name = 'INBOX' or (s.junk and m.special_use = '\Junk'))
+        order by m.special_use = '\Junk' desc limit 1
+    ) box
+), locked as materialized (
+    select account_id, id from mailboxes
+    where (account_id, id) in (select account_id, mailbox_id from placed)
+    order by account_id, id
+    for update
+), growth as (
+    select account_id, mailbox_id, count(*) as messages, sum(size) as size from placed group by 1, 2
+), grown as (
+    update mailboxes m
+    set uid_next = m.uid_next + growth.messages, highest_modseq = m.highest_modseq + 1,
+        messages = m.messages + growth.messages, unseen = m.unseen + growth.messages, size = m.size + growth.size
+    from growth join locked on locked.account_id = growth.account_id and locked.id = growth.mailbox_id
+    where m.account_id = growth.account_id and m.id = growth.mailbox_id
+    returning m.account_id, m.id as mailbox_id, m.uid_next - growth.messages as first_uid, m.highest_modseq
+), numbered as (
+    select placed.*, grown.highest_modseq,
+           grown.first_uid - 1 + row_number() over (partition by account_id, mailbox_id order by queue_id, number) as uid
+    from placed join grown using (account_id, mailbox_id)
+), inserted as (
+    insert into messages (account_id, mailbox_id, uid, modseq, content_id, internal_date, size)
+    select account_id, mailbox_id, uid, highest_modseq, queue_id, accepted_at, size from numbered
+), settled as (
+    delete from deliveries d using numbered n where d.queue_id = n.queue_id and d.number = n.number
+), told as (
+    insert into journey (queue_id, name, service, recipient, text, detail)
+    select queue_id, 'delivered', 'mda', recipient, 'into ' || name, '' from numbered
+)
+select queue_id, number, account_id, name as mailbox, uid from numbered";
+
+#[derive(FromRow)]
+struct Delivered {
+    queue_id: Uuid,
+    number: i32,
+    account_id: i64,
+    mailbox: String,
+    uid: i64,
+}
+
+pub struct Worker {
+    pub pool: PgPool,
+    pub consumer: Consumer,
+    pub wakes: WakeHub,
+    pub bouncer: Bouncer,
+    pub metrics: Metrics,
+}
+
+impl Worker {
+    /// Runs until shutdown; a batch that was begun is finished.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let acknowledger = self.consumer.acknowledger();
+        loop {
+            let entries = tokio::select! {
+                entries = self.consumer.next() => entries,
+                () = shutdown.cancelled() => return,
+            };
+            if !entries.is_empty() {
+                self.batch(&entries, &acknowledger).await;
+            }
+        }
+    }
+
+    async fn batch(&self, entries: &[Entry], acknowledger: &Acknowledger) {
+        match self.deliver(entries).await {
+            Ok(delivered) => {
+                self.metrics.delivered(delivered.len());
+                self.wakes.changed(delivered.iter().map(|d| ids::unsigned(d.account_id))).await;
+                trace(entries, &delivered);
+                let left: Vec<DeliveryId> = entries
+                    .iter()
+                    .filter(|e| !delivered.iter().any(|d| is_same(&e.delivery, d)))
+                    .map(|e| e.delivery.clone())
+                    .collect();
+                if !left.is_empty() {
+                    self.bouncer.bounce_homeless(&left).await;
+                }
+                acknowledger.acknowledge(entries).await;
+            }
+            // Not acknowledged: the dispatcher or a take-over brings them again.
+            Err(e) => {
+                tracing::warn!(error = %e, deliveries = entries.len(), "not delivered, will be later");
+                tokio::time::sleep(TROUBLE_PAUSE).await;
+                if !crate::database::is_away(&e) && entries.len() > 1 {
+                    // One of them may be what the database refuses.
+                    for entry in entries {
+                        Box::pin(self.batch(std::slice::from_ref(entry), acknowledger)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn deliver(&self, entries: &[Entry]) -> Result<Vec<Delivered>, sqlx::Error> {
+        let (mut queue_ids, mut numbers) = (Vec::new(), Vec::new());
+        for entry in entries {
+            if let (Ok(queue_id), Ok(number)) =
+                (ids::parse(&entry.delivery.queue_id), i32::try_from(entry.delivery.number))
+            {
+                queue_ids.push(queue_id);
+                numbers.push(number);
+            }
+        }
+        sqlx::query_as(DELIVER).bind(queue_ids).bind(numbers).fetch_all(&self.pool).await
+    }
+}
+
+fn is_same(id: &DeliveryId, delivered: &Delivered) -> bool {
+    id.number == delivered.number.unsigned_abs() && id.queue_id == ids::show(delivered.queue_id)
+}
+
+/// One span for each delivery, in its message's own trace.
+fn trace(entries: &[Entry], delivered: &[Delivered]) {
+    for d in delivered {
+        let traceparent = entries.iter().find(|e| is_same(&e.delivery, d)).map(|e| e.traceparent.as_str());
+        let queue_id = ids::show(d.queue_id);
+        let span = tracing::info_span!("deliver", mail.queue_id = %queue_id, mail.uid = d.uid);
+        telemetry::continue_from(&span, traceparent.unwrap_or_default());
+        span.in_scope(|| tracing::debug!(mail.queue_id = %queue_id, mailbox = %d.mailbox, "delivered"));
+    }
+}

@@ -1,0 +1,91 @@
+//! The gRPC service Directory: who is who, and what they may do.
+
+mod authenticate;
+pub mod password;
+pub mod resolve;
+
+use std::pin::Pin;
+
+use address::Address;
+use futures::Stream;
+use proto::directory::{
+    AuthenticateRequest, AuthenticateResponse, DkimKey, DkimKeysRequest, DkimKeysResponse, MaySendAsRequest,
+    MaySendAsResponse, ResolveRequest, ResolveResponse, directory_server,
+};
+use sqlx::PgPool;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
+
+pub use authenticate::Passwords;
+
+use crate::{database::status, ids};
+
+const MAX_RECIPIENTS: usize = 1_000;
+
+pub struct Directory {
+    pub pool: PgPool,
+    pub passwords: Passwords,
+}
+
+#[tonic::async_trait]
+impl directory_server::Directory for Directory {
+    async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
+        let span = tracing::info_span!("Directory.Resolve");
+        runtime::telemetry::continue_call(&span, request.metadata());
+        let recipients = request.into_inner().recipients;
+        if recipients.len() > MAX_RECIPIENTS {
+            return Err(Status::invalid_argument(format!("more than {MAX_RECIPIENTS} recipients at once")));
+        }
+        let resolutions = resolve::resolve(&self.pool, &recipients).instrument(span).await?;
+        Ok(Response::new(ResolveResponse { resolutions }))
+    }
+
+    type AuthenticateStream = Pin<Box<dyn Stream<Item = Result<AuthenticateResponse, Status>> + Send>>;
+
+    async fn authenticate(
+        &self,
+        request: Request<Streaming<AuthenticateRequest>>,
+    ) -> Result<Response<Self::AuthenticateStream>, Status> {
+        let (answers, stream) = tokio::sync::mpsc::channel(1);
+        let exchange = authenticate::Exchange { pool: self.pool.clone(), passwords: self.passwords.clone() };
+        let requests = request.into_inner();
+        tokio::spawn(async move { exchange.run(requests, answers).await });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(stream))))
+    }
+
+    async fn may_send_as(&self, request: Request<MaySendAsRequest>) -> Result<Response<MaySendAsResponse>, Status> {
+        let request = request.into_inner();
+        let Ok(address) = request.address.parse::<Address>() else {
+            return Ok(Response::new(MaySendAsResponse { allowed: false }));
+        };
+        // Its own address, with any sub-address, or an alias that leads to it.
+        let base = address.without_subaddress().unwrap_or_else(|| address.clone()).key();
+        let allowed: bool = sqlx::query_scalar(
+            "select exists (select from accounts where id = $1 and not disabled and address in ($2, $3))
+                 or exists (select from aliases al join accounts ac on ac.address = any (al.targets)
+                            where ac.id = $1 and not ac.disabled and al.address in ($2, $3))",
+        )
+        .bind(ids::signed(request.account_id)?)
+        .bind(address.key())
+        .bind(base)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(status)?;
+        Ok(Response::new(MaySendAsResponse { allowed }))
+    }
+
+    async fn dkim_keys(&self, request: Request<DkimKeysRequest>) -> Result<Response<DkimKeysResponse>, Status> {
+        let rows: Vec<(String, String, Vec<u8>)> =
+            sqlx::query_as("select selector, algorithm, private_key from dkim_keys where domain = $1 order by selector")
+                .bind(request.into_inner().domain.to_ascii_lowercase())
+                .fetch_all(&self.pool)
+                .await
+                .map_err(status)?;
+        let key = |(selector, algorithm, private_key): (_, _, Vec<u8>)| DkimKey {
+            selector,
+            algorithm,
+            private_key: private_key.into(),
+        };
+        Ok(Response::new(DkimKeysResponse { keys: rows.into_iter().map(key).collect() }))
+    }
+}

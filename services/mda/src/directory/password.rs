@@ -1,0 +1,28 @@
+//! Password hashes: Argon2id in PHC form.
+
+use argon2::{
+    Argon2,
+    password_hash::{PasswordHasher as _, PasswordVerifier as _, phc::PasswordHash},
+};
+
+/// Slow by design: not for an async thread.
+pub fn hash(password: &str) -> Result<String, String> {
+    Argon2::default().hash_password(password.as_bytes()).map(|h| h.to_string()).map_err(|e| e.to_string())
+}
+
+pub fn is_right(password: &str, stored: &str) -> bool {
+    PasswordHash::new(stored).is_ok_and(|p| Argon2::default().verify_password(password.as_bytes(), &p).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_password_itself_is_right() {
+        let stored = hash("secret").expect("hashes");
+        assert!(stored.starts_with("$argon2id$"));
+        assert!(is_right("secret", &stored));
+        assert!(!is_right("Secret", &stored) && !is_right("", &stored) && !is_right("secret", ""));
+    }
+}

@@ -1,0 +1,226 @@
+//! From a forward-path to mailboxes: domains, accounts, sub-addresses, aliases.
+
+use std::collections::{HashMap, HashSet};
+
+use address::Address;
+use proto::directory::{Resolution, Target, resolution::Kind, target::To};
+use sqlx::{FromRow, PgPool};
+use tonic::Status;
+
+use crate::{database::status, ids};
+
+/// An alias of an alias of … : deeper is a mistake or a loop.
+const MAX_ALIAS_DEPTH: usize = 8;
+const MAX_TARGETS: usize = 10_000;
+
+/// What the tables say about a set of addresses; one query for all of them.
+#[derive(Default)]
+struct Facts {
+    domains: HashSet<String>,
+    accounts: HashMap<String, Account>,
+    aliases: HashMap<String, Vec<String>>,
+    asked: HashSet<String>,
+}
+
+#[derive(Clone, Copy)]
+struct Account {
+    id: i64,
+    is_disabled: bool,
+    is_full: bool,
+}
+
+#[derive(FromRow)]
+struct Row {
+    kind: String,
+    key: String,
+    id: i64,
+    disabled: bool,
+    over_quota: bool,
+    targets: Vec<String>,
+}
+
+const LOOK_UP: &str = "
+select 'domain' as kind, name as key, 0::bigint as id, false as disabled, false as over_quota, '{}'::text[] as targets
+from domains where name = any ($1)
+union all
+select 'account', a.address, a.id, a.disabled,
+       a.quota_bytes > 0 and a.quota_bytes <= (select coalesce(sum(size), 0) from mailboxes m where m.account_id = a.id),
+       '{}'
+from accounts a where a.address = any ($2)
+union all
+select 'alias', address, 0, false, false, targets from aliases where address = any ($2)";
+
+impl Facts {
+    async fn learn(&mut self, pool: &PgPool, addresses: &[Address]) -> Result<(), Status> {
+        let mut keys: HashSet<String> = HashSet::new();
+        for address in addresses {
+            keys.extend(candidates(address).filter(|k| !self.asked.contains(k)));
+        }
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let domains: HashSet<String> = addresses.iter().map(|a| a.domain().to_string()).collect();
+        let rows: Vec<Row> = sqlx::query_as(LOOK_UP)
+            .bind(domains.into_iter().collect::<Vec<_>>())
+            .bind(keys.iter().cloned().collect::<Vec<_>>())
+            .fetch_all(pool)
+            .await
+            .map_err(status)?;
+        self.asked.extend(keys);
+        for row in rows {
+            match row.kind.as_str() {
+                "domain" => drop(self.domains.insert(row.key)),
+                "account" => {
+                    let account = Account { id: row.id, is_disabled: row.disabled, is_full: row.over_quota };
+                    self.accounts.insert(row.key, account);
+                }
+                _ => drop(self.aliases.insert(row.key, row.targets)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The address itself goes before its sub-address's base.
+fn candidates(address: &Address) -> impl Iterator<Item = String> {
+    [Some(address.key()), address.without_subaddress().map(|a| a.key())].into_iter().flatten()
+}
+
+pub async fn resolve(pool: &PgPool, recipients: &[String]) -> Result<Vec<Resolution>, Status> {
+    let addresses: Vec<Option<Address>> = recipients.iter().map(|r| r.parse().ok()).collect();
+    let mut facts = Facts::default();
+    let mut wave: Vec<Address> = addresses.iter().flatten().cloned().collect();
+    for _ in 0..MAX_ALIAS_DEPTH {
+        facts.learn(pool, &wave).await?;
+        wave = next_wave(&facts, &wave);
+        if wave.is_empty() {
+            break;
+        }
+    }
+    Ok(addresses.iter().map(|a| a.as_ref().map_or_else(|| plain(Kind::Unknown), |a| decide(&facts, a))).collect())
+}
+
+/// Where a message of ours goes, such as a DSN: no targets when there is nobody.
+pub async fn targets_of(pool: &PgPool, address: &Address) -> Result<Vec<proto::spool::Target>, Status> {
+    let resolution = resolve(pool, &[address.to_string()]).await?.pop().unwrap_or_default();
+    let to = |target: Target| match target.to {
+        Some(To::AccountId(id)) => proto::spool::target::To::AccountId(id),
+        Some(To::Remote(path)) => proto::spool::target::To::Remote(path),
+        None => proto::spool::target::To::Remote(address.to_string()),
+    };
+    Ok(resolution.targets.into_iter().map(|t| proto::spool::Target { to: Some(to(t)) }).collect())
+}
+
+fn next_wave(facts: &Facts, wave: &[Address]) -> Vec<Address> {
+    let targets = wave.iter().flat_map(candidates).filter_map(|key| facts.aliases.get(&key)).flatten();
+    let unknown = |a: &Address| candidates(a).any(|key| !facts.asked.contains(&key));
+    targets.filter_map(|t| t.parse().ok()).filter(unknown).take(MAX_TARGETS).collect()
+}
+
+fn decide(facts: &Facts, address: &Address) -> Resolution {
+    if !facts.domains.contains(address.domain().as_str()) {
+        let target = Target { to: Some(To::Remote(address.to_string())) };
+        return Resolution { kind: Kind::Remote.into(), targets: vec![target] };
+    }
+    let mut found = Expansion::default();
+    expand(facts, address, 0, &mut found);
+    match found {
+        Expansion { targets, .. } if !targets.is_empty() => Resolution { kind: Kind::Local.into(), targets },
+        Expansion { is_full: true, .. } => plain(Kind::OverQuota),
+        Expansion { is_disabled: true, .. } => plain(Kind::Disabled),
+        _ => plain(Kind::Unknown),
+    }
+}
+
+fn plain(kind: Kind) -> Resolution {
+    Resolution { kind: kind.into(), targets: Vec::new() }
+}
+
+#[derive(Default)]
+struct Expansion {
+    targets: Vec<Target>,
+    seen: HashSet<String>,
+    is_disabled: bool,
+    is_full: bool,
+}
+
+fn expand(facts: &Facts, address: &Address, depth: usize, found: &mut Expansion) {
+    if depth > MAX_ALIAS_DEPTH || found.targets.len() >= MAX_TARGETS || !found.seen.insert(address.key()) {
+        return;
+    }
+    if !facts.domains.contains(address.domain().as_str()) {
+        found.targets.push(Target { to: Some(To::Remote(address.to_string())) });
+        return;
+    }
+    for key in candidates(address) {
+        if let Some(account) = facts.accounts.get(&key) {
+            if account.is_disabled {
+                found.is_disabled = true;
+            } else if account.is_full {
+                found.is_full = true;
+            } else {
+                let target = Target { to: Some(To::AccountId(ids::unsigned(account.id))) };
+                // Two ways to one mailbox are one delivery.
+                if !found.targets.contains(&target) {
+                    found.targets.push(target);
+                }
+            }
+            return;
+        }
+        if let Some(targets) = facts.aliases.get(&key) {
+            for target in targets.iter().filter_map(|t| t.parse::<Address>().ok()) {
+                expand(facts, &target, depth + 1, found);
+            }
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        let account = |id| Account { id, is_disabled: id == 3, is_full: id == 4 };
+        let alias = |name: &str, targets: &[&str]| (name.to_owned(), targets.iter().map(|t| (*t).to_owned()).collect());
+        Facts {
+            domains: HashSet::from(["ex.com".to_owned()]),
+            accounts: HashMap::from([
+                ("bob@ex.com".to_owned(), account(1)),
+                ("ann@ex.com".to_owned(), account(2)),
+                ("off@ex.com".to_owned(), account(3)),
+                ("full@ex.com".to_owned(), account(4)),
+            ]),
+            aliases: HashMap::from([
+                alias("all@ex.com", &["bob@ex.com", "team@ex.com", "Eve@Else.org"]),
+                alias("team@ex.com", &["ann@ex.com", "bob+x@ex.com", "all@ex.com"]),
+            ]),
+            asked: HashSet::new(),
+        }
+    }
+
+    fn outcome(address: &str) -> (Kind, Vec<String>) {
+        let resolution = decide(&facts(), &address.parse().expect("valid"));
+        let show = |t: &Target| match &t.to {
+            Some(To::AccountId(id)) => id.to_string(),
+            Some(To::Remote(path)) => path.clone(),
+            None => String::new(),
+        };
+        (resolution.kind(), resolution.targets.iter().map(show).collect())
+    }
+
+    #[test]
+    fn accounts_subaddresses_and_strangers() {
+        assert_eq!(outcome("Bob@EX.com"), (Kind::Local, vec!["1".into()]));
+        assert_eq!(outcome("bob+news@ex.com"), (Kind::Local, vec!["1".into()]));
+        assert_eq!(outcome("nobody@ex.com"), (Kind::Unknown, vec![]));
+        assert_eq!(outcome("off@ex.com"), (Kind::Disabled, vec![]));
+        assert_eq!(outcome("full@ex.com"), (Kind::OverQuota, vec![]));
+        assert_eq!(outcome("x@else.org"), (Kind::Remote, vec!["x@else.org".into()]));
+    }
+
+    #[test]
+    fn aliases_reach_each_mailbox_once_and_end() {
+        assert_eq!(outcome("all@ex.com"), (Kind::Local, vec!["1".into(), "2".into(), "Eve@else.org".into()]));
+    }
+}

@@ -1,0 +1,143 @@
+//! Hands deliveries out: at once when they are accepted, again when nobody finished them.
+//!
+//! `due_at` says when a delivery is to be handed out next. A new one is added to its stream
+//! right after the commit and is due again some seconds later, a deferred one at its next
+//! attempt, a claimed one when its lease ends. So whatever Redis loses comes back by itself
+//! (Invariant 2), and what comes twice is found settled or leased.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use queue::{Item, Producer, Stream};
+use sqlx::{PgPool, types::Uuid};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ids, metrics::Metrics};
+
+const TICK: Duration = Duration::from_millis(500);
+/// Deliveries handed out by one statement.
+const BATCH: usize = 2_000;
+const STREAMS: [Stream; 2] = [Stream::Local, Stream::Remote];
+
+/// The streams as far as this process knows them.
+#[derive(Clone)]
+pub struct Dispatch {
+    producer: Producer,
+    lengths: Arc<[AtomicUsize; 2]>,
+    bound: usize,
+    redispatch_seconds: u32,
+}
+
+impl Dispatch {
+    pub fn new(producer: Producer, bound: usize, redispatch_seconds: u32) -> Self {
+        Self { producer, lengths: Arc::default(), bound, redispatch_seconds }
+    }
+
+    /// Seconds until a delivery that was handed out is handed out again.
+    pub fn redispatch_seconds(&self) -> f64 {
+        f64::from(self.redispatch_seconds)
+    }
+
+    /// Adds fresh deliveries to their streams. What does not fit, or fails, waits for the
+    /// dispatcher: nothing to do here.
+    pub async fn now(&self, items: &[(Stream, Item)]) {
+        for stream in STREAMS {
+            let mut fitting: Vec<Item> = items.iter().filter(|(s, _)| *s == stream).map(|(_, i)| i.clone()).collect();
+            fitting.truncate(self.room(stream));
+            if !fitting.is_empty() {
+                self.add(stream, &fitting).await;
+            }
+        }
+    }
+
+    async fn add(&self, stream: Stream, items: &[Item]) {
+        match self.producer.add(stream, items).await {
+            Ok(length) => self.length(stream).store(length, Ordering::Relaxed),
+            Err(e) => tracing::warn!(error = %e, deliveries = items.len(), "not handed out, will be later"),
+        }
+    }
+
+    fn room(&self, stream: Stream) -> usize {
+        self.bound.saturating_sub(self.length(stream).load(Ordering::Relaxed))
+    }
+
+    fn length(&self, stream: Stream) -> &AtomicUsize {
+        match stream {
+            Stream::Local => &self.lengths[0],
+            Stream::Remote => &self.lengths[1],
+        }
+    }
+}
+
+/// Takes what is due in the order it became due; concurrent dispatchers share the work.
+const TAKE: &str = "
+update deliveries d
+set due_at = now() + make_interval(secs => $3)
+from (
+    select queue_id, number from deliveries
+    where due_at <= now() and not held and (remote is not null) = $1
+    order by due_at limit $2
+    for update skip locked
+) as due join spool s using (queue_id)
+where d.queue_id = due.queue_id and d.number = due.number
+returning d.queue_id, d.number, s.traceparent";
+
+/// Runs until shutdown.
+pub async fn run(pool: PgPool, dispatch: Dispatch, metrics: Metrics, shutdown: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => (),
+            () = shutdown.cancelled() => return,
+        }
+        for stream in STREAMS {
+            match dispatch.producer.length(stream).await {
+                Ok(length) => {
+                    dispatch.length(stream).store(length, Ordering::Relaxed);
+                    metrics.stream_length(stream, length);
+                }
+                // Taking deliveries now would only delay them until they are due again.
+                Err(e) => {
+                    tracing::warn!(error = %e, "queue is away");
+                    continue;
+                }
+            }
+            if let Err(e) = hand_out(&pool, &dispatch, stream).await {
+                tracing::warn!(error = %e, "dispatcher cannot read deliveries");
+            }
+        }
+    }
+}
+
+async fn hand_out(pool: &PgPool, dispatch: &Dispatch, stream: Stream) -> Result<(), sqlx::Error> {
+    loop {
+        let room = dispatch.room(stream).min(BATCH);
+        if room == 0 {
+            return Ok(());
+        }
+        let rows: Vec<(Uuid, i32, String)> = sqlx::query_as(TAKE)
+            .bind(stream == Stream::Remote)
+            .bind(i64::try_from(room).unwrap_or(i64::MAX))
+            .bind(dispatch.redispatch_seconds())
+            .fetch_all(pool)
+            .await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let items: Vec<Item> = rows
+            .into_iter()
+            .map(|(queue_id, number, traceparent)| Item {
+                queue_id: ids::show(queue_id),
+                number: number.unsigned_abs(),
+                traceparent,
+            })
+            .collect();
+        dispatch.add(stream, &items).await;
+    }
+}

@@ -1,0 +1,136 @@
+//! The message delivery agent: storage writer and sole owner of Postgres.
+//!
+//! Role: Spool, Directory, Mailboxes, Admin and Journey over gRPC; local delivery; the dispatcher.
+//! Ports: gRPC (`listen`). Peers: Postgres, Redis. Scales with the roles it is given.
+//!
+//! Invariants kept here: 1 ([`spool`]: Accept), 2 ([`dispatcher`]), 3 ([`delivery`]),
+//! 4 ([`spool`]: Claim and Settle), 5 ([`mailboxes`]), 6 ([`spool`]: Settle, [`bounce`]).
+
+pub mod admin;
+pub mod bounce;
+pub mod config;
+pub mod content;
+pub mod database;
+pub mod delivery;
+pub mod directory;
+pub mod dispatcher;
+pub mod ids;
+pub mod journey;
+pub mod mailboxes;
+pub mod maintenance;
+pub mod metrics;
+pub mod spool;
+pub mod wakes;
+
+use anyhow::Context as _;
+pub use config::Config;
+use config::Role;
+use proto::{
+    MAX_GRPC_MESSAGE, admin::admin_server::AdminServer, directory::directory_server::DirectoryServer,
+    journey::journey_server::JourneyServer, mailboxes::mailboxes_server::MailboxesServer,
+    spool::spool_server::SpoolServer,
+};
+use queue::{Consumer, Producer, Stream};
+use sqlx::PgPool;
+use tonic::service::Routes;
+use uuid::Uuid;
+
+use crate::{bounce::Bouncer, dispatcher::Dispatch, metrics::Metrics, spool::Accepting, wakes::WakeHub};
+
+/// What the roles of one process share.
+struct Parts {
+    pool: PgPool,
+    wakes: WakeHub,
+    dispatch: Dispatch,
+    bouncer: Bouncer,
+    metrics: Metrics,
+}
+
+pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()> {
+    let metrics = service.metrics(Metrics::register);
+    let redis = config.redis_url.clone().context("configuration key \"redis_url\" is missing")?;
+    let pool = database::pool(&config)?;
+    let listener = tokio::net::TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("configuration key \"listen\" = {}: cannot listen", config.listen))?;
+    tokio::select! {
+        migrated = database::migrate(&pool) => migrated.context("migrations")?,
+        () = service.shutdown.cancelled() => return Ok(()),
+    }
+    let dispatch = Dispatch::new(Producer::new(&redis), config.stream_bound, config.redispatch_seconds);
+    let accepting = Accepting::new(pool.clone(), dispatch.clone());
+    let bouncer = Bouncer {
+        pool: pool.clone(),
+        accepting: accepting.clone(),
+        hostname: config.hostname.clone(),
+        metrics: metrics.clone(),
+    };
+    let parts = Parts { pool: pool.clone(), wakes: WakeHub::new(&redis), dispatch, bouncer, metrics };
+
+    let hub = parts.wakes.clone();
+    let wake_watch = tokio::spawn(queue::watch_wakes(redis.clone(), move |account| hub.wake(account)));
+    let workers = if config.has(Role::Delivery) { start_delivery(&config, &redis, &parts, &service) } else { Vec::new() };
+
+    let routes = routes(&config, &parts, accepting);
+    service.ready();
+    runtime::grpc::serve(listener, routes, service.shutdown.clone()).await?;
+    for worker in workers {
+        worker.await?;
+    }
+    wake_watch.abort();
+    pool.close().await;
+    Ok(())
+}
+
+/// Two workers: while one waits for its commit, the other gathers the next batch.
+fn start_delivery(
+    config: &Config,
+    redis: &queue::Url,
+    parts: &Parts,
+    service: &runtime::Service,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let worker = |_| {
+        let worker = delivery::Worker {
+            pool: parts.pool.clone(),
+            consumer: Consumer::new(redis, Stream::Local, format!("mda-{}", Uuid::now_v7()), delivery::BATCH),
+            wakes: parts.wakes.clone(),
+            bouncer: parts.bouncer.clone(),
+            metrics: parts.metrics.clone(),
+        };
+        tokio::spawn(worker.run(service.shutdown.clone()))
+    };
+    let (pool, metrics, shutdown) = (parts.pool.clone(), parts.metrics.clone(), service.shutdown.clone());
+    let dispatcher =
+        tokio::spawn(dispatcher::run(pool.clone(), parts.dispatch.clone(), metrics.clone(), shutdown.clone()));
+    let maintenance = tokio::spawn(maintenance::run(pool, config.journey_days, metrics, shutdown));
+    (0..2).map(worker).chain([dispatcher, maintenance]).collect()
+}
+
+fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
+    let passwords = directory::Passwords::default();
+    let pool = || parts.pool.clone();
+    let mut routes = Routes::builder();
+    if config.has(Role::Spool) {
+        let spool = spool::Spool { pool: pool(), accepting, max_message_size: config.max_message_size };
+        routes.add_service(SpoolServer::new(spool));
+    }
+    if config.has(Role::Directory) {
+        routes.add_service(DirectoryServer::new(directory::Directory { pool: pool(), passwords: passwords.clone() }));
+    }
+    if config.has(Role::Mailboxes) {
+        let mailboxes = mailboxes::Mailboxes {
+            pool: pool(),
+            wakes: parts.wakes.clone(),
+            max_message_size: config.max_message_size,
+        };
+        routes.add_service(MailboxesServer::new(mailboxes).max_encoding_message_size(MAX_GRPC_MESSAGE));
+    }
+    if config.has(Role::Admin) {
+        let admin = admin::Admin { pool: pool(), passwords, bouncer: parts.bouncer.clone() };
+        routes.add_service(AdminServer::new(admin));
+    }
+    if config.has(Role::Journey) {
+        routes.add_service(JourneyServer::new(journey::Journey { pool: pool() }));
+    }
+    routes.routes()
+}

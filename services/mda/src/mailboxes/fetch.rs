@@ -1,0 +1,147 @@
+//! Fetch: pages of rows, then their content in batches of bounded bytes.
+//!
+//! No connection and no snapshot is held while a slow reader reads.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use prost::Message as _;
+use proto::mailboxes::{FetchRequest, FetchResponse, Message, Structure};
+use sqlx::{FromRow, PgPool, types::Uuid};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{account, bounds, gone, state::MessageRow};
+use crate::{content::decompress, database::status, ids};
+
+const PAGE: i64 = 1_000;
+/// What one batch's contents may have together, unless one message alone has more.
+const BATCH_BYTES: usize = 1 << 20;
+/// A header's or structure's share of it; their true size is not known before they are read.
+const ASSUMED_HEADER: usize = 4 << 10;
+
+#[derive(FromRow)]
+struct Row {
+    uid: i64,
+    modseq: i64,
+    flags: i16,
+    keywords: Vec<String>,
+    size: i32,
+    internal_date: DateTime<Utc>,
+    content_id: Uuid,
+}
+
+#[derive(FromRow)]
+struct Content {
+    id: Uuid,
+    structure: Option<Vec<u8>>,
+    header: Option<Vec<u8>>,
+    body: Option<Vec<u8>>,
+}
+
+pub async fn fetch(
+    pool: PgPool,
+    request: FetchRequest,
+    answers: mpsc::Sender<Result<FetchResponse, Status>>,
+) -> Result<(), Status> {
+    let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
+    let changed_since = ids::signed(request.changed_since)?;
+    let (first, last) = bounds(&request.uids);
+    let wants_content = request.structure || request.header || request.body;
+    let mut after = 0i64;
+    loop {
+        let rows: Vec<Row> = sqlx::query_as(
+            "select m.uid, m.modseq, m.flags, m.keywords, m.size, m.internal_date, m.content_id
+             from messages m
+             where m.account_id = $1 and m.mailbox_id = $2 and m.uid > $3 and m.modseq > $4
+               and exists (select from unnest($5::bigint[], $6::bigint[]) r (first, last)
+                           where m.uid between r.first and r.last)
+               and m.uid between (select min(f) from unnest($5::bigint[]) f)
+                             and (select max(l) from unnest($6::bigint[]) l)
+             order by m.uid limit $7",
+        )
+        .bind(account_id)
+        .bind(mailbox_id)
+        .bind(after)
+        .bind(changed_since)
+        .bind(&first)
+        .bind(&last)
+        .bind(PAGE)
+        .fetch_all(&pool)
+        .await
+        .map_err(status)?;
+        let Some(end) = rows.last().map(|r| r.uid) else { return Ok(()) };
+        let is_last_page = rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
+        after = end;
+        for batch in batches(rows, &request) {
+            let messages = if wants_content {
+                with_content(&pool, batch, &request).await?
+            } else {
+                batch.into_iter().map(plain).collect()
+            };
+            answers.send(Ok(FetchResponse { messages })).await.map_err(gone)?;
+        }
+        if is_last_page {
+            return Ok(());
+        }
+    }
+}
+
+fn batches(rows: Vec<Row>, request: &FetchRequest) -> Vec<Vec<Row>> {
+    let cost = |row: &Row| match (request.body, request.header || request.structure) {
+        (true, _) => usize::try_from(row.size).unwrap_or_default(),
+        (false, true) => ASSUMED_HEADER,
+        (false, false) => 0,
+    };
+    let mut batches = vec![Vec::new()];
+    let mut bytes = 0;
+    for row in rows {
+        bytes += cost(&row);
+        match batches.last_mut() {
+            Some(batch) if bytes <= BATCH_BYTES || batch.is_empty() => batch.push(row),
+            _ => {
+                bytes = cost(&row);
+                batches.push(vec![row]);
+            }
+        }
+    }
+    batches
+}
+
+fn plain(row: Row) -> Message {
+    let Row { uid, modseq, flags, keywords, size, internal_date, .. } = row;
+    MessageRow { uid, modseq, flags, keywords, size, internal_date }.into()
+}
+
+async fn with_content(pool: &PgPool, rows: Vec<Row>, request: &FetchRequest) -> Result<Vec<Message>, Status> {
+    let ids: Vec<Uuid> = rows.iter().map(|r| r.content_id).collect();
+    let contents: Vec<Content> = sqlx::query_as(
+        "select id, case when $2 then structure end as structure, case when $3 then header end as header,
+                case when $4 then body end as body
+         from contents where id = any ($1)",
+    )
+    .bind(&ids)
+    .bind(request.structure)
+    .bind(request.header)
+    .bind(request.body)
+    .fetch_all(pool)
+    .await
+    .map_err(status)?;
+    let contents: HashMap<Uuid, Content> = contents.into_iter().map(|c| (c.id, c)).collect();
+    // A message that was expunged and reclaimed since its row was read is not there any more.
+    let found = rows.into_iter().filter_map(|row| contents.get(&row.content_id).map(|content| (row, content)));
+    found.map(|(row, content)| join(row, content)).collect()
+}
+
+fn join(row: Row, content: &Content) -> Result<Message, Status> {
+    let size = usize::try_from(row.size).unwrap_or_default();
+    let unpack = |stored: &Option<Vec<u8>>| stored.as_ref().map_or(Ok(Bytes::new()), |s| decompress(s, size));
+    let structure = content.structure.as_deref().map(Structure::decode).transpose();
+    Ok(Message {
+        structure: structure.map_err(|_| Status::data_loss("stored structure is damaged"))?,
+        header: unpack(&content.header)?,
+        body: unpack(&content.body)?,
+        ..plain(row)
+    })
+}

@@ -1,0 +1,200 @@
+//! The gRPC service Mailboxes: what IMAP and POP3 need, streamed and batched.
+
+mod append;
+mod change;
+mod fetch;
+mod folders;
+mod lock;
+mod state;
+
+use std::pin::Pin;
+
+use futures::Stream;
+use proto::mailboxes::{
+    AppendRequest, AppendResponse, ChangesRequest, ChangesResponse, CopyRequest, CopyResponse, CreateRequest,
+    CreateResponse, DeleteRequest, DeleteResponse, ExpungeRequest, ExpungeResponse, FetchRequest, FetchResponse,
+    ListRequest, ListResponse, LockMaildropRequest, LockMaildropResponse, RenameRequest, RenameResponse, SelectRequest,
+    SelectResponse, StatusRequest, StatusResponse, StoreRequest, StoreResponse, SubscribeRequest, SubscribeResponse,
+    UidRange, UnlockMaildropRequest, UnlockMaildropResponse, WatchRequest, WatchResponse, mailboxes_server,
+};
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+pub use folders::{create_defaults, empty};
+
+use crate::{ids, wakes::WakeHub};
+
+pub struct Mailboxes {
+    pub pool: PgPool,
+    pub wakes: WakeHub,
+    pub max_message_size: usize,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Batches on their way to a reader that may be slow.
+const IN_FLIGHT: usize = 2;
+
+/// Runs `work` beside the answer it streams into.
+fn streamed<T, F>(work: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F) -> Response<Answers<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(), Status>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+    let work = work(sender.clone());
+    tokio::spawn(async move {
+        if let Err(status) = work.await {
+            let _ = sender.send(Err(status)).await;
+        }
+    });
+    Response::new(Box::pin(ReceiverStream::new(receiver)))
+}
+
+/// The reader is gone: nothing more to do for it.
+fn gone<T>(_: mpsc::error::SendError<T>) -> Status {
+    Status::cancelled("reader is gone")
+}
+
+/// Ranges for UNNEST.
+fn bounds(ranges: &[UidRange]) -> (Vec<i64>, Vec<i64>) {
+    ranges.iter().map(|r| (i64::from(r.first), i64::from(r.last))).unzip()
+}
+
+/// Ascending UIDs as few ranges.
+fn ranges(uids: impl IntoIterator<Item = u32>) -> Vec<UidRange> {
+    let mut ranges: Vec<UidRange> = Vec::new();
+    for uid in uids {
+        match ranges.last_mut() {
+            Some(range) if range.last.checked_add(1) == Some(uid) => range.last = uid,
+            _ => ranges.push(UidRange { first: uid, last: uid }),
+        }
+    }
+    ranges
+}
+
+/// UIDs are 32 bits in the protocol (RFC 9051 §2.3.1.1); the table keeps room to see the end.
+fn uid(value: i64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+#[tonic::async_trait]
+impl mailboxes_server::Mailboxes for Mailboxes {
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        folders::list(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create(&self, request: Request<CreateRequest>) -> Result<Response<CreateResponse>, Status> {
+        folders::create(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        folders::delete(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn rename(&self, request: Request<RenameRequest>) -> Result<Response<RenameResponse>, Status> {
+        let request = request.into_inner();
+        let account = request.account_id;
+        let answer = folders::rename(&self.pool, request).await?;
+        self.wakes.changed([account].into_iter()).await;
+        Ok(Response::new(answer))
+    }
+
+    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<SubscribeResponse>, Status> {
+        folders::subscribe(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        state::states(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    type SelectStream = Answers<SelectResponse>;
+
+    async fn select(&self, request: Request<SelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
+        let pool = self.pool.clone();
+        Ok(streamed(move |answers| state::select(pool, request.into_inner(), answers)))
+    }
+
+    type FetchStream = Answers<FetchResponse>;
+
+    async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        let pool = self.pool.clone();
+        Ok(streamed(move |answers| fetch::fetch(pool, request.into_inner(), answers)))
+    }
+
+    async fn changes(&self, request: Request<ChangesRequest>) -> Result<Response<ChangesResponse>, Status> {
+        state::changes(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn store(&self, request: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
+        let request = request.into_inner();
+        let account = request.account_id;
+        let answer = change::store(&self.pool, request).await?;
+        self.wakes.changed([account].into_iter()).await;
+        Ok(Response::new(answer))
+    }
+
+    async fn copy(&self, request: Request<CopyRequest>) -> Result<Response<CopyResponse>, Status> {
+        let request = request.into_inner();
+        let account = request.account_id;
+        let answer = change::copy(&self.pool, request).await?;
+        self.wakes.changed([account].into_iter()).await;
+        Ok(Response::new(answer))
+    }
+
+    async fn expunge(&self, request: Request<ExpungeRequest>) -> Result<Response<ExpungeResponse>, Status> {
+        let request = request.into_inner();
+        let account = request.account_id;
+        let answer = change::expunge(&self.pool, request).await?;
+        self.wakes.changed([account].into_iter()).await;
+        Ok(Response::new(answer))
+    }
+
+    async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<AppendResponse>, Status> {
+        let (account, answer) = append::append(&self.pool, request.into_inner(), self.max_message_size).await?;
+        self.wakes.changed([account].into_iter()).await;
+        Ok(Response::new(answer))
+    }
+
+    type WatchStream = Answers<WatchResponse>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let changes = self.wakes.watch(request.into_inner().account_id);
+        // Changes that come while the reader is busy are one.
+        let stream = tokio_stream::wrappers::WatchStream::from_changes(changes);
+        Ok(Response::new(Box::pin(futures::StreamExt::map(stream, |_| Ok(WatchResponse {})))))
+    }
+
+    async fn lock_maildrop(
+        &self,
+        request: Request<LockMaildropRequest>,
+    ) -> Result<Response<LockMaildropResponse>, Status> {
+        lock::lock(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn unlock_maildrop(
+        &self,
+        request: Request<UnlockMaildropRequest>,
+    ) -> Result<Response<UnlockMaildropResponse>, Status> {
+        lock::unlock(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+}
+
+fn account(id: u64) -> Result<i64, Status> {
+    ids::signed(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uids_become_ranges() {
+        let range = |first, last| UidRange { first, last };
+        assert_eq!(ranges([1, 2, 3, 5, 7, 8]), [range(1, 3), range(5, 5), range(7, 8)]);
+        assert_eq!(ranges([]), []);
+        assert_eq!(ranges([u32::MAX]), [range(u32::MAX, u32::MAX)]);
+    }
+}

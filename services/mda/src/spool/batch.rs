@@ -1,0 +1,128 @@
+//! Batches that form by themselves: what arrives while a commit is in flight is the next batch.
+//!
+//! An idle system answers at once, a busy one pays one commit for many; there is no timer.
+
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+/// Jobs that wait; more and the door hears that we are busy.
+const QUEUE: usize = 1024;
+/// One batch holds no more jobs and no more bytes (beyond its last job).
+const MAX_JOBS: usize = 128;
+const MAX_BYTES: usize = 16 << 20;
+
+pub struct Job<T> {
+    pub work: T,
+    bytes: usize,
+    done: oneshot::Sender<Result<(), Status>>,
+}
+
+impl<T> Job<T> {
+    pub fn finish(self, outcome: Result<(), Status>) {
+        // Whoever asked may have gone; the work is done all the same.
+        let _ = self.done.send(outcome);
+    }
+}
+
+/// The handing-in side.
+pub struct Batcher<T>(mpsc::Sender<Job<T>>);
+
+impl<T> Clone for Batcher<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Send + 'static> Batcher<T> {
+    /// `workers` batches may be in flight at once: one waits for the disk, one is prepared.
+    pub fn start<W, F>(workers: usize, work: W) -> Self
+    where
+        W: Fn(Vec<Job<T>>) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let receiver = std::sync::Arc::new(tokio::sync::Mutex::new(receiver));
+        for _ in 0..workers {
+            let (receiver, work) = (receiver.clone(), work.clone());
+            tokio::spawn(async move {
+                loop {
+                    let jobs = gather(&mut *receiver.lock().await).await;
+                    if jobs.is_empty() {
+                        return;
+                    }
+                    work(jobs).await;
+                }
+            });
+        }
+        Self(sender)
+    }
+
+    /// Ends when the work is committed, or with the reason why it is not.
+    pub async fn run(&self, work: T, bytes: usize) -> Result<(), Status> {
+        let (done, outcome) = oneshot::channel();
+        let job = Job { work, bytes, done };
+        self.0.try_send(job).map_err(|_| Status::resource_exhausted("too many messages at once"))?;
+        outcome.await.map_err(|_| Status::unavailable("the writer ended"))?
+    }
+}
+
+/// Waits for one job and takes what else is there. Empty when nobody can hand in any more.
+async fn gather<T>(receiver: &mut mpsc::Receiver<Job<T>>) -> Vec<Job<T>> {
+    let Some(first) = receiver.recv().await else { return Vec::new() };
+    let mut bytes = first.bytes;
+    let mut jobs = vec![first];
+    while jobs.len() < MAX_JOBS && bytes < MAX_BYTES {
+        let Ok(job) = receiver.try_recv() else { break };
+        bytes += job.bytes;
+        jobs.push(job);
+    }
+    jobs
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_arrives_during_a_commit_is_the_next_batch() {
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let seen = sizes.clone();
+        let batcher = Batcher::start(1, move |jobs: Vec<Job<u32>>| {
+            seen.lock().expect("not poisoned").push(jobs.len());
+            async move {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                jobs.into_iter().for_each(|j| j.finish(Ok(())));
+            }
+        });
+        let all = (0..50).map(|i| {
+            let batcher = batcher.clone();
+            async move { batcher.run(i, 10).await }
+        });
+        let outcomes = futures::future::join_all(all).await;
+        assert!(outcomes.iter().all(Result::is_ok));
+        let sizes = sizes.lock().expect("not poisoned");
+        assert_eq!(sizes.iter().sum::<usize>(), 50);
+        assert!(sizes.len() < 10, "{sizes:?}");
+    }
+
+    #[tokio::test]
+    async fn more_than_the_queue_holds_is_refused() {
+        let batcher = Batcher::start(1, |_jobs: Vec<Job<u32>>| std::future::pending());
+        let waiting: Vec<_> = (0..2 * QUEUE as u32)
+            .map(|i| {
+                let batcher = batcher.clone();
+                tokio::spawn(async move { batcher.run(i, 1).await })
+            })
+            .collect();
+        let mut refused = 0;
+        for task in waiting {
+            if let Ok(Ok(Err(status))) = tokio::time::timeout(std::time::Duration::from_millis(1), task).await {
+                assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+                refused += 1;
+            }
+        }
+        assert!(refused >= QUEUE - MAX_JOBS, "{refused}");
+    }
+}

@@ -1,0 +1,138 @@
+//! Bounces: a DSN (RFC 3464) accepted as a message of its own, with the null reverse-path.
+
+use address::QueueId;
+use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use dsn::{Action, RecipientReport, Returned};
+use proto::{
+    directory::{self, ResolveRequest, resolution},
+    spool::{AcceptRequest, ContentRequest, Envelope, Event, Recipient, Target, target::To},
+};
+use runtime::telemetry;
+use tonic::Status;
+
+use crate::{Relay, settle::Ended};
+
+/// A larger message is returned as its header section only, also with RET=FULL.
+const MAX_RETURNED: usize = 1 << 20;
+
+pub(crate) enum Report {
+    Sent,
+    /// Null reverse-path, NOTIFY without FAILURE, or a sender that does not exist.
+    NotWanted,
+}
+
+/// Reports the failed deliveries of one message to its reverse-path.
+///
+/// Its queue id follows from the message and the recipients, so that a repeated call is the same
+/// message, whatever crashed between.
+pub(crate) async fn send(relay: &Relay, queue_id: &str, failed: &[&Ended]) -> Result<Report, Status> {
+    let failed: Vec<&Ended> = failed.iter().copied().filter(|e| dsn::wants_failure(&e.held.claimed.notify)).collect();
+    let Some(message) = failed.first().map(|e| &e.held.claimed) else { return Ok(Report::NotWanted) };
+    // RFC 5321 §4.5.5: no report about a report.
+    if message.reverse_path.is_empty() {
+        return Ok(Report::NotWanted);
+    }
+    let targets = targets(relay, &message.reverse_path).await?;
+    if targets.is_empty() {
+        tracing::info!(mail.queue_id = queue_id, "sender takes no mail, nobody is told");
+        return Ok(Report::NotWanted);
+    }
+
+    let original: QueueId = queue_id.parse().map_err(|_| Status::invalid_argument("queue id"))?;
+    let numbers: Vec<u32> = failed.iter().filter_map(|e| e.held.claimed.id.as_ref().map(|id| id.number)).collect();
+    let id = uuid::Uuid::new_v8(dsn::report_id(&original.to_bytes(), &numbers));
+    let report_id = QueueId::from_bytes(id.into_bytes()).to_string();
+    let wants_full = message.ret.eq_ignore_ascii_case("FULL") && message.size <= MAX_RETURNED as u64;
+    let returned = read(relay, queue_id, !wants_full).await?;
+
+    let host = &relay.config.hostname;
+    let content = dsn::Report {
+        reporting_mta: host.clone(),
+        to: message.reverse_path.clone(),
+        message_id: format!("{report_id}@{host}"),
+        date: Utc::now().to_rfc2822(),
+        boundary: format!("=_{report_id}"),
+        arrival_date: DateTime::from_timestamp_millis(message.accepted_at_ms).unwrap_or_default().to_rfc2822(),
+        envelope_id: Some(message.envid.clone()),
+        recipients: failed.iter().map(|e| recipient(e)).collect(),
+        returned: if wants_full { Returned::Message(&returned) } else { Returned::Header(&returned) },
+    }
+    .to_bytes();
+
+    let envelope = Envelope {
+        queue_id: report_id,
+        recipients: vec![Recipient { forward_path: message.reverse_path.clone(), targets, ..Recipient::default() }],
+        eight_bit: !content.is_ascii(),
+        traceparent: telemetry::traceparent(&tracing::Span::current()),
+        events: vec![Event {
+            name: "received".to_owned(),
+            service: "outbound-relay".to_owned(),
+            text: format!("bounce of {queue_id}"),
+            ..Event::default()
+        }],
+        ..Envelope::default()
+    };
+    accept(relay, envelope, content.into()).await?;
+    Ok(Report::Sent)
+}
+
+fn recipient(end: &Ended) -> RecipientReport {
+    let claimed = &end.held.claimed;
+    // Only a reply, which begins with its code, is the host's word; trouble on the way is ours.
+    let is_reply = end.decision.words.bytes().take(3).all(|b| b.is_ascii_digit());
+    RecipientReport {
+        original_recipient: Some(claimed.orcpt.clone()),
+        final_recipient: claimed.forward_path.clone(),
+        action: Action::Failed,
+        status: end.decision.status.clone(),
+        remote_mta: end.trail.host.clone().filter(|_| is_reply),
+        diagnostic: Some(end.decision.words.clone()),
+        last_attempt: Some(Utc::now().to_rfc2822()),
+        will_retry_until: None,
+    }
+}
+
+/// Where the report goes: mailboxes of ours, or back out into the world.
+async fn targets(relay: &Relay, reverse_path: &str) -> Result<Vec<Target>, Status> {
+    let request = ResolveRequest { recipients: vec![reverse_path.to_owned()] };
+    let answer = relay.directory.clone().resolve(request).await?.into_inner();
+    let Some(resolution) = answer.resolutions.into_iter().next() else { return Ok(Vec::new()) };
+    let is_remote = resolution.kind() == resolution::Kind::Remote;
+    let mut targets: Vec<Target> = resolution
+        .targets
+        .into_iter()
+        .filter_map(|target| match target.to? {
+            directory::target::To::AccountId(id) => Some(Target { to: Some(To::AccountId(id)) }),
+            directory::target::To::Remote(path) => Some(Target { to: Some(To::Remote(path)) }),
+        })
+        .collect();
+    if targets.is_empty() && is_remote {
+        targets.push(Target { to: Some(To::Remote(reverse_path.to_owned())) });
+    }
+    Ok(targets)
+}
+
+async fn read(relay: &Relay, queue_id: &str, header_only: bool) -> Result<Bytes, Status> {
+    let request = ContentRequest { queue_id: queue_id.to_owned(), header_only };
+    let mut stream = relay.spool.clone().content(request).await?.into_inner();
+    let mut content = BytesMut::new();
+    while let Some(answer) = stream.message().await? {
+        content.extend_from_slice(&answer.content);
+        if content.len() > 2 * MAX_RETURNED {
+            break;
+        }
+    }
+    Ok(content.freeze())
+}
+
+async fn accept(relay: &Relay, envelope: Envelope, mut content: Bytes) -> Result<(), Status> {
+    let first = content.split_to(content.len().min(proto::CHUNK));
+    let mut requests = vec![AcceptRequest { envelope: Some(envelope), content: first }];
+    while !content.is_empty() {
+        let chunk = content.split_to(content.len().min(proto::CHUNK));
+        requests.push(AcceptRequest { envelope: None, content: chunk });
+    }
+    relay.spool.clone().accept(tokio_stream::iter(requests)).await?;
+    Ok(())
+}

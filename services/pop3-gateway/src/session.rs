@@ -1,0 +1,253 @@
+//! Executes the effects of one POP3 session.
+
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
+
+use listener::{Connection, Stream};
+use pop3::{Answer, Effect, Refusal, Transfer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tracing::{Instrument as _, debug, info, info_span};
+
+use crate::{
+    Gateway,
+    login::{Exchange, Step},
+    maildrop::{Maildrop, refusal},
+};
+
+/// Replies gathered before they are written.
+const GATHER: usize = 64 * 1024;
+const READ: usize = 4096;
+/// Slows down who tries passwords.
+const FAILURE_DELAY: Duration = Duration::from_millis(500);
+
+/// From the greeting to the end.
+pub(crate) async fn run(gateway: Arc<Gateway>, connection: Connection) {
+    let span = info_span!("pop3.session", client.address = %connection.peer.ip(), tls = connection.tls.is_some());
+    async {
+        let mut session = Session {
+            gateway,
+            peer: connection.peer.ip(),
+            out: Vec::new(),
+            exchange: None,
+            maildrop: None,
+            lost: CancellationToken::new(),
+            retrieved: 0,
+            deleted: 0,
+        };
+        let outcome = session.converse(connection).await;
+        // A client that is gone without QUIT must find its maildrop free at once.
+        session.close_maildrop().await;
+        match outcome {
+            Ok(()) => info!(retrieved = session.retrieved, deleted = session.deleted, "session ended"),
+            Err(e) => info!(retrieved = session.retrieved, deleted = session.deleted, error = %e, "connection lost"),
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+struct Session {
+    gateway: Arc<Gateway>,
+    peer: IpAddr,
+    out: Vec<u8>,
+    exchange: Option<Exchange>,
+    maildrop: Option<Maildrop>,
+    /// Of the open maildrop, if there is one.
+    lost: CancellationToken,
+    retrieved: u64,
+    deleted: u64,
+}
+
+impl Session {
+    async fn converse(&mut self, connection: Connection) -> io::Result<()> {
+        let Connection { mut stream, tls, shutdown, .. } = connection;
+        let mut protocol = pop3::Session::new(self.rules(), tls.is_some());
+        let mut input = vec![0; READ];
+        loop {
+            while let Some(effect) = protocol.next_effect() {
+                let answer = match effect {
+                    Effect::Reply { verb, ok, text } => {
+                        self.gateway.metrics.command(verb, ok);
+                        self.out.extend_from_slice(&text);
+                        if self.out.len() >= GATHER {
+                            self.flush(&mut stream).await?;
+                        }
+                        continue;
+                    }
+                    Effect::StartTls => {
+                        self.flush(&mut stream).await?;
+                        let Some(tls) = &self.gateway.tls else { return Ok(()) };
+                        (stream, _) = stream.starttls(tls).await?;
+                        protocol.tls_started();
+                        continue;
+                    }
+                    Effect::CancelExchange => {
+                        self.exchange = None;
+                        continue;
+                    }
+                    Effect::Close => {
+                        self.close_maildrop().await;
+                        self.flush(&mut stream).await?;
+                        // The client may be gone already, which is fine now.
+                        let _ = tokio::time::timeout(Duration::from_secs(5), stream.shutdown()).await;
+                        return Ok(());
+                    }
+                    Effect::Authenticate { mechanism, initial_response } => {
+                        self.authenticate(mechanism, initial_response).await
+                    }
+                    Effect::Respond(response) => self.respond(response).await,
+                    Effect::Retrieve { uid, size, lines } => self.retrieve(&mut stream, uid, size, lines).await?,
+                    Effect::Expunge(uids) => self.expunge(&uids).await,
+                };
+                protocol.answer(answer);
+            }
+            self.flush(&mut stream).await?;
+            let lost = self.lost.clone();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => protocol.shut_down(),
+                () = lost.cancelled() => protocol.shut_down(),
+                read = tokio::time::timeout(self.gateway.config.idle_timeout(), stream.read(&mut input)) => match read {
+                    // RFC 1939 §3: no reply, no deletion.
+                    Err(_) => {
+                        debug!("autologout");
+                        return Ok(());
+                    }
+                    Ok(read) => match read? {
+                        0 => return Ok(()),
+                        n => protocol.receive(input.get(..n).unwrap_or_default()),
+                    },
+                },
+            }
+        }
+    }
+
+    fn rules(&self) -> pop3::Config {
+        let config = &self.gateway.config;
+        pop3::Config {
+            hostname: config.hostname.clone(),
+            starttls: self.gateway.tls.is_some(),
+            plaintext_login: config.allow_cleartext_login,
+            mechanisms: config.mechanisms.clone(),
+        }
+    }
+
+    async fn authenticate(&mut self, mechanism: String, initial_response: Option<Vec<u8>>) -> Answer {
+        let (directory, timeout) = (self.gateway.directory.clone(), self.gateway.config.call_timeout());
+        match Exchange::begin(directory, mechanism, initial_response, self.peer, timeout).await {
+            Ok(exchange) => self.advance(exchange).await,
+            Err(status) => self.login_failed(&status),
+        }
+    }
+
+    async fn respond(&mut self, response: Vec<u8>) -> Answer {
+        let Some(mut exchange) = self.exchange.take() else { return Answer::Refused(Refusal::Temporary) };
+        match exchange.respond(response).await {
+            Ok(()) => self.advance(exchange).await,
+            Err(status) => self.login_failed(&status),
+        }
+    }
+
+    async fn advance(&mut self, mut exchange: Exchange) -> Answer {
+        match exchange.step().await {
+            Ok(Step::Challenge(challenge)) => {
+                self.exchange = Some(exchange);
+                Answer::Challenge(challenge)
+            }
+            Ok(Step::Success(account)) => self.open(account.account_id).await,
+            Ok(Step::Failure) => {
+                tokio::time::sleep(FAILURE_DELAY).await;
+                info!("login refused");
+                self.refused(Refusal::Credentials)
+            }
+            Err(status) => self.login_failed(&status),
+        }
+    }
+
+    async fn open(&mut self, account_id: u64) -> Answer {
+        match Maildrop::open(self.gateway.mailboxes.clone(), account_id, self.gateway.config.lease()).await {
+            Ok((maildrop, messages)) => {
+                info!(account.id = account_id, messages = messages.len(), "logged in");
+                self.gateway.metrics.login(Ok(()));
+                self.lost = maildrop.lost();
+                self.maildrop = Some(maildrop);
+                Answer::Opened(messages)
+            }
+            Err(refusal) => self.refused(refusal),
+        }
+    }
+
+    fn login_failed(&self, status: &Status) -> Answer {
+        self.refused(refusal("nobody can tell who this is", status))
+    }
+
+    fn refused(&self, refusal: Refusal) -> Answer {
+        self.gateway.metrics.login(Err(refusal));
+        Answer::Refused(refusal)
+    }
+
+    /// An error is the connection's; a message that cannot be read is an answer.
+    async fn retrieve(&mut self, stream: &mut Stream, uid: u32, size: u64, lines: Option<u32>) -> io::Result<Answer> {
+        let Some(maildrop) = &mut self.maildrop else { return Ok(Answer::Refused(Refusal::Temporary)) };
+        let message = match maildrop.fetch(uid, lines != Some(0)).await {
+            Ok(message) => message,
+            Err(refusal) => return Ok(Answer::Refused(refusal)),
+        };
+        let verb = if lines.is_some() { pop3::Verb::Top } else { pop3::Verb::Retr };
+        self.gateway.metrics.command(verb, true);
+        self.gateway.metrics.retrieved.inc();
+        self.retrieved += 1;
+        self.out.extend_from_slice(pop3::Session::transfer_begins(size, lines).as_bytes());
+        let mut transfer = Transfer::new(lines);
+        // In pieces, so that a large message is not held a second time.
+        for piece in message.header.chunks(GATHER).chain(message.body.chunks(GATHER)) {
+            let more = transfer.push(piece, &mut self.out);
+            if self.out.len() >= GATHER {
+                self.flush(stream).await?;
+            }
+            if !more {
+                break;
+            }
+        }
+        transfer.finish(&mut self.out);
+        Ok(Answer::Sent)
+    }
+
+    async fn expunge(&mut self, uids: &[u32]) -> Answer {
+        let Some(maildrop) = &mut self.maildrop else { return Answer::Refused(Refusal::Temporary) };
+        match maildrop.expunge(uids).await {
+            Ok(()) => {
+                self.deleted = uids.len() as u64;
+                self.gateway.metrics.deleted.inc_by(self.deleted);
+                Answer::Expunged
+            }
+            Err(refusal) => Answer::Refused(refusal),
+        }
+    }
+
+    async fn close_maildrop(&mut self) {
+        if let Some(maildrop) = self.maildrop.take() {
+            maildrop.close().await;
+        }
+    }
+
+    /// A client that does not read is as silent as one that does not write.
+    async fn flush(&mut self, stream: &mut Stream) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let written = async {
+            stream.write_all(&self.out).await?;
+            stream.flush().await
+        };
+        tokio::time::timeout(self.gateway.config.idle_timeout(), written)
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "client does not read"))??;
+        self.out.clear();
+        if self.out.capacity() > 4 * GATHER {
+            self.out.shrink_to(GATHER);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,342 @@
+//! The gateway over real sockets, with an `mda` of a few lines behind it.
+#![allow(clippy::unwrap_used)]
+
+mod mda;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use mda::Mda;
+use runtime::Service;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+const DOTS: &[u8] = b"Subject: one\r\n\r\n.\r\n..x\r\n\xff\xfe8 bit\r\n";
+
+fn free_port() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+struct Gateway {
+    plain: SocketAddr,
+    tls: SocketAddr,
+    ca: rcgen::Certificate,
+    service: Service,
+    _files: Files,
+}
+
+/// Removed at the end of the test.
+struct Files(std::path::PathBuf);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A gateway whose `mda` is at `peer`, or nowhere.
+async fn gateway(peer: SocketAddr) -> Gateway {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let files = Files(std::env::temp_dir().join(format!("pop3-gateway-{}", uuid::Uuid::new_v4())));
+    std::fs::create_dir(&files.0).unwrap();
+    let (cert_file, key_file) = (files.0.join("cert.pem"), files.0.join("key.pem"));
+    std::fs::write(&cert_file, cert.pem()).unwrap();
+    std::fs::write(&key_file, signing_key.serialize_pem()).unwrap();
+
+    let mut config = pop3_gateway::Config { pop3_listen: free_port(), pop3s_listen: free_port(), ..Default::default() };
+    config.mda = peer.into();
+    config.call_seconds = 1;
+    config.listener.tls_cert = Some(cert_file);
+    config.listener.tls_key = Some(key_file);
+    let (plain, tls) = (config.pop3_listen, config.pop3s_listen);
+    let service = Service::detached("pop3-gateway");
+    tokio::spawn(pop3_gateway::run(config, service.clone()));
+    while TcpStream::connect(tls).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Gateway { plain, tls, ca: cert, service, _files: files }
+}
+
+impl Gateway {
+    async fn handshake(&self, tcp: TcpStream) -> TlsStream<TcpStream> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.ca.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), tcp).await.unwrap()
+    }
+
+    async fn client(&self) -> Client<TlsStream<TcpStream>> {
+        Client(BufReader::new(self.handshake(TcpStream::connect(self.tls).await.unwrap()).await))
+    }
+}
+
+struct Client<S>(BufReader<S>);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// `C:` lines are sent, `S:` lines are expected; `…` stands for anything.
+    async fn play(&mut self, transcript: &str) {
+        for line in transcript.lines().map(str::trim).filter(|l| !l.is_empty()) {
+            if let Some(sent) = line.strip_prefix("C: ") {
+                self.0.write_all(format!("{sent}\r\n").as_bytes()).await.unwrap();
+                self.0.flush().await.unwrap();
+                continue;
+            }
+            let expected = line.strip_prefix("S: ").unwrap();
+            let got = String::from_utf8_lossy(&self.line().await).into_owned();
+            match expected.strip_suffix('…') {
+                Some(prefix) => assert!(got.starts_with(prefix), "S: {got}, where {line}"),
+                None => assert_eq!(got.trim_end(), expected),
+            }
+        }
+    }
+
+    async fn line(&mut self) -> Vec<u8> {
+        let mut line = Vec::new();
+        let read = self.0.read_until(b'\n', &mut line);
+        tokio::time::timeout(Duration::from_secs(20), read).await.expect("a reply in time").unwrap();
+        line
+    }
+
+    /// The text of a multi-line reply, without byte-stuffing.
+    async fn text(&mut self) -> Vec<u8> {
+        let mut text = Vec::new();
+        loop {
+            let line = self.line().await;
+            assert!(!line.is_empty(), "connection ended in the middle");
+            if line == b".\r\n" {
+                return text;
+            }
+            text.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+        }
+    }
+}
+
+const LOGIN: &str = "
+    S: +OK …
+    C: USER bob@example.com
+    S: +OK …
+    C: PASS secret word
+    S: +OK …
+";
+
+#[tokio::test]
+async fn a_whole_session() {
+    let mda = Mda::start(&[DOTS, b"Subject: two\r\n\r\nx\r\n"]).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = gateway.client().await;
+    client.play(LOGIN).await;
+    client
+        .play(
+            "
+            C: STAT
+            S: +OK 2 52
+            C: UIDL
+            S: +OK …
+            S: 1 77.1
+            S: 2 77.2
+            S: .
+            C: RETR 1
+            S: +OK 33 octets
+        ",
+        )
+        .await;
+    assert_eq!(client.text().await, DOTS);
+    client
+        .play(
+            "
+            C: TOP 1 0
+            S: +OK …
+        ",
+        )
+        .await;
+    assert_eq!(client.text().await, b"Subject: one\r\n\r\n");
+    client
+        .play(
+            "
+            C: DELE 1
+            S: +OK …
+            C: QUIT
+            S: +OK …
+        ",
+        )
+        .await;
+    assert_eq!(mda.uids(), [2]);
+    assert!(!mda.is_locked(), "free before the reply to QUIT");
+}
+
+#[tokio::test]
+async fn stls_on_the_plain_port() {
+    let mda = Mda::start(&[DOTS]).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = Client(BufReader::new(TcpStream::connect(gateway.plain).await.unwrap()));
+    client
+        .play(
+            "
+            S: +OK …
+            C: USER bob@example.com
+            S: -ERR …
+            C: STLS
+            S: +OK …
+        ",
+        )
+        .await;
+    let mut client = Client(BufReader::new(gateway.handshake(client.0.into_inner()).await));
+    client
+        .play(
+            "
+            C: AUTH LOGIN
+            S: + VXNlcm5hbWU6
+            C: Ym9iQGV4YW1wbGUuY29t
+            S: + UGFzc3dvcmQ6
+            C: c2VjcmV0IHdvcmQ=
+            S: +OK 1 messages (33 octets)
+        ",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn the_maildrop_is_locked_and_given_back() {
+    let mda = Mda::start(&[DOTS]).await;
+    let gateway = gateway(mda.address).await;
+    let mut first = gateway.client().await;
+    first.play(LOGIN).await;
+    first.play("C: DELE 1\nS: +OK …").await;
+    let mut second = gateway.client().await;
+    second
+        .play(
+            "
+            S: +OK …
+            C: USER bob@example.com
+            S: +OK …
+            C: PASS secret word
+            S: -ERR [IN-USE] …
+        ",
+        )
+        .await;
+    // Gone without QUIT: nothing is deleted, and the next session need not wait.
+    drop(first);
+    while mda.is_locked() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    second
+        .play(
+            "
+            C: USER bob@example.com
+            S: +OK …
+            C: PASS secret word
+            S: +OK 1 messages (33 octets)
+        ",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_from_trouble() {
+    let mda = Mda::start(&[DOTS]).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = gateway.client().await;
+    client
+        .play(
+            "
+            S: +OK …
+            C: USER bob@example.com
+            S: +OK …
+            C: PASS wrong
+            S: -ERR [AUTH] …
+            C: USER bob@example.com
+            S: +OK …
+            C: PASS secret word
+            S: +OK …
+            C: DELE 1
+            S: +OK …
+        ",
+        )
+        .await;
+    mda.set_down(true);
+    client
+        .play(
+            "
+            C: RETR 1
+            S: -ERR message is marked as deleted
+            C: RSET
+            S: +OK …
+            C: RETR 1
+            S: -ERR [SYS/TEMP] …
+            C: DELE 1
+            S: +OK …
+            C: QUIT
+            S: -ERR [SYS/TEMP] …
+        ",
+        )
+        .await;
+    assert_eq!(mda.uids(), [1]);
+}
+
+#[tokio::test]
+async fn works_again_when_mda_comes_back() {
+    let address = free_port();
+    let gateway = gateway(address).await;
+    let mut client = gateway.client().await;
+    client
+        .play(
+            "
+            S: +OK …
+            C: USER bob@example.com
+            S: +OK …
+            C: PASS secret word
+            S: -ERR [SYS/TEMP] …
+        ",
+        )
+        .await;
+    let _mda = Mda::start_at(address, &[DOTS]).await;
+    // The channel connects again by itself.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    client
+        .play(
+            "
+            C: USER bob@example.com
+            S: +OK …
+            C: PASS secret word
+            S: +OK 1 messages (33 octets)
+        ",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_drain_says_goodbye_and_deletes_nothing() {
+    let mda = Mda::start(&[DOTS]).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = gateway.client().await;
+    client.play(LOGIN).await;
+    client.play("C: DELE 1\nS: +OK …").await;
+    gateway.service.shutdown.cancel();
+    client.play("S: -ERR [SYS/TEMP] …").await;
+    assert_eq!(client.line().await, b"");
+    assert_eq!(mda.uids(), [1]);
+    assert!(!mda.is_locked());
+}
+
+/// Invariant 10, with more than one chunk.
+#[tokio::test]
+async fn five_megabytes_byte_for_byte() {
+    let mut message = b"Subject: big\r\n\r\n".to_vec();
+    for n in 0..70_000u32 {
+        message.extend_from_slice(format!(".{n} {:>60}\r\n.\r\n", n.wrapping_mul(2_654_435_761)).as_bytes());
+    }
+    let mda = Mda::start(&[&message]).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = gateway.client().await;
+    client.play(LOGIN).await;
+    client.play("C: RETR 1\nS: +OK …").await;
+    assert!(client.text().await == message, "differs");
+}

@@ -1,0 +1,279 @@
+//! `postroad admin`: domains, accounts, aliases.
+
+use std::io::{BufRead as _, Read as _};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use proto::admin::{self, admin_client::AdminClient};
+use runtime::grpc::Channel;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Site, refused},
+    text,
+};
+
+/// Longer than any password that a hash takes whole.
+const MAX_PASSWORD: u64 = 1024;
+
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    site: Site,
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// Domains that mail is accepted for
+    #[command(subcommand)]
+    Domain(Domain),
+    /// Mailboxes and who may log in
+    #[command(subcommand)]
+    Account(Account),
+    /// Addresses that lead to others
+    #[command(subcommand)]
+    Alias(Alias),
+}
+
+#[derive(Debug, Subcommand)]
+enum Domain {
+    /// Accept mail for a domain, and make its DKIM keys; does nothing when it is there
+    Add {
+        domain: String,
+    },
+    List,
+    /// Remove a domain that has no accounts and aliases
+    Remove {
+        domain: String,
+    },
+    /// Print the DNS records to publish
+    Dns {
+        domain: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Account {
+    Add {
+        address: String,
+        #[command(flatten)]
+        password: Password,
+        /// Bytes of mail; 0 is no limit
+        #[arg(long, default_value_t = 0)]
+        quota: u64,
+    },
+    /// Set a new password
+    Passwd {
+        address: String,
+        #[command(flatten)]
+        password: Password,
+    },
+    List {
+        domain: Option<String>,
+    },
+    /// Remove an account and all its mail
+    Remove {
+        address: String,
+    },
+    /// Refuse logins and mail, keep what is there
+    Disable {
+        address: String,
+    },
+    Enable {
+        address: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Password {
+    /// Read the password from standard input, its first line
+    #[arg(long, required = true)]
+    password_stdin: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Alias {
+    /// Make an alias, or give it other targets
+    Add {
+        address: String,
+        #[arg(required = true)]
+        targets: Vec<String>,
+    },
+    List {
+        domain: Option<String>,
+    },
+    Remove {
+        address: String,
+    },
+}
+
+/// What is printed: lines for people, a document for programs.
+struct Answer {
+    lines: Vec<String>,
+    document: Value,
+}
+
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let client = options.site.admin()?;
+    let answer = match options.subject {
+        Subject::Domain(domain) => domain.run(client, options.site.hostname()).await?,
+        Subject::Account(account) => account.run(client).await?,
+        Subject::Alias(alias) => alias.run(client).await?,
+    };
+    if options.site.json {
+        println!("{}", answer.document);
+    } else {
+        for line in answer.lines {
+            println!("{line}");
+        }
+    }
+    Ok(())
+}
+
+impl Domain {
+    async fn run(self, mut client: AdminClient<Channel>, hostname: Option<String>) -> anyhow::Result<Answer> {
+        Ok(match self {
+            Domain::Add { domain } => {
+                let request = admin::CreateDomainRequest { name: domain };
+                let domain = client.create_domain(request).await.map_err(refused)?.into_inner();
+                Answer { lines: vec![format!("domain {} is there", domain.name)], document: dns_document(&domain) }
+            }
+            Domain::List => {
+                let names =
+                    client.list_domains(admin::ListDomainsRequest {}).await.map_err(refused)?.into_inner().names;
+                Answer { document: json!(names), lines: names }
+            }
+            Domain::Remove { domain } => {
+                let request = admin::DeleteDomainRequest { name: domain.clone() };
+                client.delete_domain(request).await.map_err(refused)?;
+                Answer { lines: vec![format!("domain {domain} removed")], document: json!({ "removed": domain }) }
+            }
+            Domain::Dns { domain } => {
+                let request = admin::GetDomainRequest { name: domain };
+                let mut domain = client.get_domain(request).await.map_err(refused)?.into_inner();
+                // Where mail enters is not mda's knowledge.
+                if let Some(hostname) = hostname {
+                    let value = format!("10 {hostname}");
+                    let mx = admin::DnsRecord { name: domain.name.clone(), r#type: "MX".into(), value };
+                    domain.records.insert(0, mx);
+                }
+                Answer { lines: domain.records.iter().map(zone_line).collect(), document: dns_document(&domain) }
+            }
+        })
+    }
+}
+
+/// A line of a zone file (RFC 1035 §5.1).
+fn zone_line(record: &admin::DnsRecord) -> String {
+    let value = match record.r#type.as_str() {
+        "TXT" => text::txt(&record.value),
+        "MX" => format!("{}.", record.value),
+        _ => record.value.clone(),
+    };
+    format!("{}. IN {} {value}", record.name, record.r#type)
+}
+
+fn dns_document(domain: &admin::Domain) -> Value {
+    let record = |r: &admin::DnsRecord| json!({ "name": r.name, "type": r.r#type, "value": r.value });
+    json!({ "name": domain.name, "records": domain.records.iter().map(record).collect::<Vec<_>>() })
+}
+
+impl Account {
+    async fn run(self, mut client: AdminClient<Channel>) -> anyhow::Result<Answer> {
+        let (account, done) = match self {
+            Account::Add { address, password: _, quota } => {
+                let request = admin::CreateAccountRequest { address, password: read_password()?, quota_bytes: quota };
+                (client.create_account(request).await, "created")
+            }
+            Account::Passwd { address, password: _ } => {
+                let request = admin::SetPasswordRequest { address, password: read_password()? };
+                (client.set_password(request).await, "has a new password")
+            }
+            Account::Disable { address } => {
+                let request = admin::SetAccountDisabledRequest { address, disabled: true };
+                (client.set_account_disabled(request).await, "disabled")
+            }
+            Account::Enable { address } => {
+                let request = admin::SetAccountDisabledRequest { address, disabled: false };
+                (client.set_account_disabled(request).await, "enabled")
+            }
+            Account::Remove { address } => {
+                let request = admin::DeleteAccountRequest { address: address.clone() };
+                client.delete_account(request).await.map_err(refused)?;
+                let lines = vec![format!("account {address} removed")];
+                return Ok(Answer { lines, document: json!({ "removed": address }) });
+            }
+            Account::List { domain } => {
+                let request = admin::ListAccountsRequest { domain: domain.unwrap_or_default() };
+                let accounts = client.list_accounts(request).await.map_err(refused)?.into_inner().accounts;
+                let lines = accounts.iter().map(account_line).collect();
+                return Ok(Answer { lines, document: accounts.iter().map(account_document).collect() });
+            }
+        };
+        let account = account.map_err(refused)?.into_inner();
+        Ok(Answer { lines: vec![format!("account {} {done}", account.address)], document: account_document(&account) })
+    }
+}
+
+fn account_line(account: &admin::Account) -> String {
+    let quota = if account.quota_bytes == 0 { "no limit".to_owned() } else { format!("of {}", account.quota_bytes) };
+    let disabled = if account.disabled { "  disabled" } else { "" };
+    format!("{}  {} bytes ({quota}){disabled}", account.address, account.used_bytes)
+}
+
+fn account_document(account: &admin::Account) -> Value {
+    json!({
+        "account_id": account.account_id,
+        "address": account.address,
+        "disabled": account.disabled,
+        "quota_bytes": account.quota_bytes,
+        "used_bytes": account.used_bytes,
+    })
+}
+
+/// The first line of standard input, without its line end.
+fn read_password() -> anyhow::Result<String> {
+    let mut line = Vec::new();
+    std::io::stdin().lock().take(MAX_PASSWORD).read_until(b'\n', &mut line).context("standard input")?;
+    let password = String::from_utf8(line).context("the password is not UTF-8")?;
+    let password = password.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        bail!("standard input has no password");
+    }
+    Ok(password.to_owned())
+}
+
+impl Alias {
+    async fn run(self, mut client: AdminClient<Channel>) -> anyhow::Result<Answer> {
+        Ok(match self {
+            Alias::Add { address, targets } => {
+                let request = admin::SetAliasRequest { address, targets };
+                let alias = client.set_alias(request).await.map_err(refused)?.into_inner();
+                Answer { lines: vec![alias_line(&alias)], document: alias_document(&alias) }
+            }
+            Alias::List { domain } => {
+                let request = admin::ListAliasesRequest { domain: domain.unwrap_or_default() };
+                let aliases = client.list_aliases(request).await.map_err(refused)?.into_inner().aliases;
+                Answer {
+                    lines: aliases.iter().map(alias_line).collect(),
+                    document: aliases.iter().map(alias_document).collect(),
+                }
+            }
+            Alias::Remove { address } => {
+                let request = admin::DeleteAliasRequest { address: address.clone() };
+                client.delete_alias(request).await.map_err(refused)?;
+                Answer { lines: vec![format!("alias {address} removed")], document: json!({ "removed": address }) }
+            }
+        })
+    }
+}
+
+fn alias_line(alias: &admin::Alias) -> String {
+    format!("{} -> {}", alias.address, alias.targets.join(", "))
+}
+
+fn alias_document(alias: &admin::Alias) -> Value {
+    json!({ "address": alias.address, "targets": alias.targets })
+}

@@ -1,0 +1,90 @@
+//! Finding and calling the `mda` of a running Postroad.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, bail};
+use proto::{
+    MAX_GRPC_MESSAGE,
+    admin::{Domain, admin_client::AdminClient},
+    journey::journey_client::JourneyClient,
+};
+use runtime::grpc::{Channel, Peers};
+
+/// How long an answer may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Which Postroad is meant.
+#[derive(Debug, clap::Args)]
+pub struct Site {
+    /// The data directory of `postroad up`
+    #[arg(long, global = true, value_name = "DIR", env = "POSTROAD_DATA")]
+    data: Option<PathBuf>,
+    /// Instead of --data: where mda's gRPC port is
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    mda: Option<String>,
+    /// Answer in JSON, one document
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Site {
+    pub fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
+        Ok(AdminClient::new(self.channel()?).max_decoding_message_size(MAX_GRPC_MESSAGE))
+    }
+
+    pub fn journey(&self) -> anyhow::Result<JourneyClient<Channel>> {
+        Ok(JourneyClient::new(self.channel()?).max_decoding_message_size(MAX_GRPC_MESSAGE))
+    }
+
+    /// The host name of the Postroad that runs in the data directory.
+    pub fn hostname(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.data.as_ref()?.join("run/hostname")).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    fn channel(&self) -> anyhow::Result<Channel> {
+        let peers = match (&self.mda, &self.data) {
+            (Some(mda), _) => mda.clone(),
+            (None, Some(data)) => addresses(data)?,
+            (None, None) => bail!("--data DIR or --mda HOST:PORT must say which Postroad is meant"),
+        };
+        let peers = Peers::try_from(peers.clone()).map_err(|e| anyhow::anyhow!("{peers}: {e}"))?;
+        Ok(runtime::grpc::channel(&peers, DEADLINE))
+    }
+}
+
+/// What `up` wrote when it started its mda processes: `DIR/run/mda-N.addr`.
+fn addresses(data: &std::path::Path) -> anyhow::Result<String> {
+    let run = data.join("run");
+    let entries = std::fs::read_dir(&run).with_context(|| format!("no Postroad runs in {}", data.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        if name.to_str().is_some_and(|n| n.starts_with("mda-") && n.ends_with(".addr")) {
+            found.push(std::fs::read_to_string(run.join(name))?.trim().to_owned());
+        }
+    }
+    if found.is_empty() {
+        bail!("no Postroad runs in {}", data.display());
+    }
+    Ok(found.join(","))
+}
+
+/// Creates a domain, or finds it there (used by `up --domain`).
+pub async fn create_domain(mda: &Peers, name: &str) -> anyhow::Result<Domain> {
+    let mut admin = AdminClient::new(runtime::grpc::channel(mda, DEADLINE));
+    let request = proto::admin::CreateDomainRequest { name: name.to_owned() };
+    let answer = admin.create_domain(request).await.map_err(refused).with_context(|| format!("domain {name}"))?;
+    Ok(answer.into_inner())
+}
+
+/// A gRPC error as a sentence: mda's own words, unless there was no mda.
+pub fn refused(status: tonic::Status) -> anyhow::Error {
+    match status.message() {
+        "" => anyhow::anyhow!("mda answered {:?}", status.code()),
+        words if status.code() == tonic::Code::Unavailable => {
+            anyhow::anyhow!("mda cannot be reached or is not ready ({words})")
+        }
+        words => anyhow::anyhow!("{words}"),
+    }
+}

@@ -1,0 +1,66 @@
+//! `postroad`: the whole system on one machine, and the operator's hand in it.
+//!
+//! - `up` starts a private Postgres and Redis and every service, and keeps them running ([`up`]).
+//! - `admin`, `queue` and `trace` are calls to `mda`'s Admin and Journey.
+//!
+//! The interface is stable: other tools build on it.
+#![allow(clippy::print_stdout, reason = "a command line talks on standard output")]
+
+mod admin;
+mod client;
+mod queue;
+mod text;
+mod trace;
+pub mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An e-mail system: MTA, MDA, IMAP and POP3 servers.
+#[derive(Parser)]
+#[command(name = "postroad", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the whole system on this machine
+    Up(up::Options),
+    /// Manage domains, accounts and aliases
+    Admin(admin::Options),
+    /// Show what happened to a message
+    Trace(trace::Options),
+    /// Look at and change what waits for delivery
+    Queue(queue::Options),
+}
+
+/// Errors are one sentence on standard error and exit code 1.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // One thread, the first: a process that asked for a signal at its parent's death
+    // (PR_SET_PDEATHSIG) gets it when the thread that started it ends.
+    let tokio = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(tokio) => tokio,
+        Err(e) => return fail(&e.into()),
+    };
+    let outcome = tokio.block_on(async {
+        match arguments.command {
+            Command::Up(options) => up::run(options).await,
+            Command::Admin(options) => admin::run(options).await,
+            Command::Trace(options) => trace::run(options).await,
+            Command::Queue(options) => queue::run(options).await,
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&e),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("postroad: {error:#}");
+    ExitCode::FAILURE
+}

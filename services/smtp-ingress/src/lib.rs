@@ -1,0 +1,121 @@
+//! Receives mail from other servers (MX) and from mail programs (submission).
+//!
+//! - **Role**: holds a message only until `mda` has committed it, and says 250 only after that
+//!   (Invariant 1). Any pod takes any connection.
+//! - **Ports**: `mx_listen` (25), `submission_listen` (587, STARTTLS), `submissions_listen`
+//!   (465, TLS from the start), and the runtime's HTTP port.
+//! - **Peers**: `mda`'s Directory (who is who) and Spool (Accept), `auth-checker` (verdicts,
+//!   signatures). When one of them is away, clients hear 451 or 454 and come back.
+//! - **Scaling**: CPU; memory is bounded by `max_bytes_in_flight` and the connection limits.
+//! - **SIGTERM**: idle sessions hear 421, open transactions are finished.
+
+mod budget;
+mod checker;
+mod config;
+mod directory;
+mod headers;
+mod metrics;
+mod receive;
+mod refusal;
+mod session;
+mod spool;
+mod transaction;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use listener::{Listener, Tls};
+use smtp::server::Config as Offer;
+
+pub use config::Config;
+
+/// Binds every port, then serves until shutdown.
+pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()> {
+    let ingress = Ingress::bind(config, &service)?;
+    service.ready();
+    ingress.serve(service).await;
+    Ok(())
+}
+
+/// The kinds of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Mail for us, from anybody.
+    Mx,
+    /// Mail from our users: STARTTLS, then AUTH.
+    Submission,
+    /// The same with TLS from the start (RFC 8314 §3.3).
+    Submissions,
+}
+
+impl Role {
+    pub(crate) fn is_submission(self) -> bool {
+        self != Self::Mx
+    }
+
+    /// As it stands in metrics and the journey.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mx => "mx",
+            Self::Submission => "submission",
+            Self::Submissions => "submissions",
+        }
+    }
+}
+
+/// The service with its ports bound.
+pub struct Ingress {
+    doors: Vec<(Role, Listener)>,
+    parts: session::Parts,
+}
+
+impl Ingress {
+    pub fn bind(config: Config, service: &runtime::Service) -> anyhow::Result<Self> {
+        let tls = config.listener.tls().context("configuration key \"listener\"")?;
+        let metrics = service.metrics(metrics::Metrics::register);
+        let counters = service.metrics(listener::Metrics::register);
+        let wanted = [
+            (Role::Mx, config.mx_listen, None),
+            (Role::Submission, config.submission_listen, None),
+            (Role::Submissions, config.submissions_listen, tls.clone()),
+        ];
+        let mut doors = Vec::new();
+        for (role, address, implicit_tls) in wanted {
+            let Some(address) = address else { continue };
+            let port = listener::Port { address, implicit_tls, refusal: b"421 4.7.0 too many connections\r\n" };
+            let listener = Listener::bind(port, &config.listener)
+                .with_context(|| format!("configuration key \"{}_listen\"", role.name()))?;
+            doors.push((role, listener.with_metrics(counters.clone())));
+        }
+        Ok(Self { doors, parts: session::Parts::new(config, tls, metrics) })
+    }
+
+    /// Where a role listens, with the real port when port 0 was configured.
+    pub fn address(&self, role: Role) -> Option<SocketAddr> {
+        self.doors.iter().find(|(r, _)| *r == role).and_then(|(_, l)| l.local_addr().ok())
+    }
+
+    pub async fn serve(self, service: runtime::Service) {
+        let parts = Arc::new(self.parts);
+        let doors = self.doors.into_iter().map(|(role, listener)| {
+            let (parts, offer) = (parts.clone(), Arc::new(offer(role, &parts.config, parts.tls.as_ref())));
+            listener.serve(service.shutdown.clone(), move |connection| {
+                session::run(connection, role, offer.clone(), parts.clone())
+            })
+        });
+        futures::future::join_all(doors).await;
+    }
+}
+
+/// What a port offers in EHLO.
+fn offer(role: Role, config: &Config, tls: Option<&Tls>) -> Offer {
+    Offer {
+        hostname: config.hostname.clone(),
+        starttls: tls.is_some() && role != Role::Submissions,
+        mechanisms: if role.is_submission() { vec!["PLAIN", "LOGIN"] } else { Vec::new() },
+        auth_required: role.is_submission(),
+        max_message_size: config.max_message_size,
+        max_recipients: config.max_recipients,
+        max_errors: config.max_errors,
+    }
+}

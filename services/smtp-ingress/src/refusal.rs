@@ -1,0 +1,111 @@
+//! The one table from causes to SMTP replies (RFC 5321 §4.2, RFC 3463).
+//!
+//! Transient and permanent are never confused: whoever is away is 4yz, so that nothing bounces
+//! because of us.
+
+use smtp::Reply;
+use tonic::{Code, Status};
+
+/// A no, with the word that counts it in the metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub reply: Reply,
+    pub reason: &'static str,
+}
+
+fn refusal(reason: &'static str, code: u16, enhanced: (u8, u16, u16), text: impl AsRef<str>) -> Refusal {
+    Refusal { reply: Reply::new(code, enhanced, text), reason }
+}
+
+impl Refusal {
+    /// The domain is ours, the mailbox does not exist.
+    pub fn unknown_recipient() -> Self {
+        refusal("unknown_recipient", 550, (5, 1, 1), "Recipient address does not exist")
+    }
+
+    pub fn relay_denied() -> Self {
+        refusal("relay_denied", 550, (5, 7, 1), "Relaying denied")
+    }
+
+    pub fn disabled() -> Self {
+        refusal("disabled", 550, (5, 2, 1), "Mailbox disabled, not accepting messages")
+    }
+
+    /// Somebody may tidy up, so it is worth another try.
+    pub fn over_quota() -> Self {
+        refusal("over_quota", 452, (4, 2, 2), "Mailbox full")
+    }
+
+    pub fn sender_not_owned() -> Self {
+        refusal("sender_not_owned", 553, (5, 7, 1), "Sender address not owned by the authenticated account")
+    }
+
+    pub fn from_not_owned() -> Self {
+        refusal("from_not_owned", 550, (5, 7, 1), "From: address not owned by the authenticated account")
+    }
+
+    pub fn no_from() -> Self {
+        refusal("malformed", 554, (5, 6, 0), "Message has no From: address")
+    }
+
+    pub fn too_many_from() -> Self {
+        refusal("malformed", 554, (5, 6, 0), "Message has too many From: addresses")
+    }
+
+    /// Its first line would continue a field that we prepend.
+    pub fn begins_folded() -> Self {
+        refusal("malformed", 554, (5, 6, 0), "Message begins with a continuation line")
+    }
+
+    /// RFC 5321 §6.3.
+    pub fn mail_loop() -> Self {
+        refusal("loop", 554, (5, 4, 6), "Too many hops, this message is going in circles")
+    }
+
+    /// The checker's sentence names domain and policy.
+    pub fn policy(text: &str) -> Self {
+        refusal("policy", 550, (5, 7, 1), text)
+    }
+
+    pub fn undecided(text: &str) -> Self {
+        refusal("undecided", 451, (4, 7, 1), text)
+    }
+
+    pub fn no_room() -> Self {
+        refusal("no_room", 452, (4, 3, 1), "Insufficient system storage, try again later")
+    }
+
+    pub fn bad_credentials() -> Self {
+        refusal("bad_credentials", 535, (5, 7, 8), "Authentication credentials invalid")
+    }
+
+    pub fn cannot_authenticate() -> Self {
+        refusal("unavailable", 454, (4, 7, 0), "Temporary authentication failure")
+    }
+
+    /// A call to a service of ours failed.
+    pub fn of_status(status: &Status) -> Self {
+        match status.code() {
+            Code::ResourceExhausted => Self::no_room(),
+            _ if runtime::grpc::is_transient(status) => {
+                refusal("unavailable", 451, (4, 3, 0), "Temporary system problem, try again later")
+            }
+            _ => refusal("rejected_inside", 554, (5, 3, 0), "Message cannot be processed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_never_permanent() {
+        for status in [Status::unavailable(""), Status::internal(""), Status::unknown(""), Status::cancelled("")] {
+            assert_eq!(Refusal::of_status(&status).reply.to_string()[..9], *"451 4.3.0");
+        }
+        assert!(Refusal::of_status(&Status::deadline_exceeded("")).reply.is_transient());
+        assert!(Refusal::of_status(&Status::resource_exhausted("")).reply.is_transient());
+        assert!(Refusal::of_status(&Status::invalid_argument("")).reply.is_permanent());
+    }
+}

@@ -1,0 +1,77 @@
+//! Accept: the commit behind a 250 (Invariant 1).
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use proto::spool::{AcceptRequest, Envelope, spool_client::SpoolClient};
+use runtime::grpc::Channel;
+use tonic::Status;
+
+/// After a failure, in the same session: a pod that goes away must not cost a 451.
+const RETRIES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
+/// Pieces up to this size travel in one request.
+const SMALL: usize = 64 * 1024;
+
+#[derive(Clone)]
+pub struct Spool(SpoolClient<Channel>);
+
+impl Spool {
+    pub fn new(channel: Channel) -> Self {
+        Self(SpoolClient::new(channel))
+    }
+
+    /// `Ok` means committed. The queue id makes a retry the same message, also when only the
+    /// answer to the first try was lost.
+    pub async fn accept(&self, envelope: Envelope, pieces: &[Bytes]) -> Result<(), Status> {
+        let mut retries = RETRIES.into_iter();
+        let mut envelope = Some(envelope);
+        let requests: Vec<_> =
+            chunks(pieces).into_iter().map(|content| AcceptRequest { envelope: envelope.take(), content }).collect();
+        loop {
+            let Err(status) = self.0.clone().accept(tokio_stream::iter(requests.clone())).await else { return Ok(()) };
+            match retries.next().filter(|_| runtime::grpc::is_transient(&status)) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(status),
+            }
+        }
+    }
+}
+
+/// At least one chunk, each of at most [`proto::CHUNK`] bytes. Only what is small is copied.
+pub fn chunks(pieces: &[Bytes]) -> Vec<Bytes> {
+    let total: usize = pieces.iter().map(Bytes::len).sum();
+    if let [only] = pieces
+        && total <= proto::CHUNK
+    {
+        return vec![only.clone()];
+    }
+    if total <= SMALL {
+        let mut joined = BytesMut::with_capacity(total);
+        pieces.iter().for_each(|p| joined.extend_from_slice(p));
+        return vec![joined.freeze()];
+    }
+    let mut chunks = Vec::new();
+    for piece in pieces {
+        let mut rest = piece.clone();
+        while !rest.is_empty() {
+            chunks.push(rest.split_to(rest.len().min(proto::CHUNK)));
+        }
+    }
+    chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_bounded_and_lose_nothing() {
+        let pieces = |sizes: &[usize]| sizes.iter().map(|n| Bytes::from(vec![b'x'; *n])).collect::<Vec<_>>();
+        for sizes in [&[0][..], &[5], &[1, 2, 3], &[SMALL, 1], &[proto::CHUNK * 2 + 1], &[10, proto::CHUNK + 1], &[]] {
+            let chunks = chunks(&pieces(sizes));
+            assert!(!chunks.is_empty());
+            assert!(chunks.iter().all(|c| c.len() <= proto::CHUNK));
+            assert_eq!(chunks.iter().map(Bytes::len).sum::<usize>(), sizes.iter().sum::<usize>());
+        }
+    }
+}

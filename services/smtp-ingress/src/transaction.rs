@@ -1,0 +1,89 @@
+use std::collections::HashSet;
+
+use address::QueueId;
+use proto::spool::{Envelope, Recipient, Target};
+use smtp::server::{MailFrom, RcptTo};
+use tracing::Span;
+
+use crate::Role;
+
+/// A transaction from MAIL to the end of data.
+#[derive(Debug)]
+pub struct Transaction {
+    pub queue_id: QueueId,
+    /// Of this message, its trace's root here.
+    pub span: Span,
+    pub mail: MailFrom,
+    recipients: Vec<Recipient>,
+    keys: HashSet<String>,
+}
+
+impl Transaction {
+    pub fn begin(mail: MailFrom, role: Role) -> Self {
+        // A UUIDv7 sorts by time, which is good for the tables it becomes a key of.
+        let queue_id = QueueId::from_bytes(*uuid::Uuid::now_v7().as_bytes());
+        let span = tracing::info_span!(
+            parent: None,
+            "SMTP transaction",
+            otel.kind = "server",
+            mail.queue_id = %queue_id,
+            smtp.port = role.name(),
+        );
+        Self { queue_id, span, mail, recipients: Vec::new(), keys: HashSet::new() }
+    }
+
+    /// The same recipient twice is one delivery.
+    pub fn add(&mut self, forward_path: &address::Address, rcpt: RcptTo, targets: Vec<Target>) {
+        if self.keys.insert(forward_path.key()) {
+            let forward_path = forward_path.to_string();
+            self.recipients.push(Recipient { forward_path, notify: rcpt.notify, orcpt: rcpt.orcpt, targets });
+        }
+    }
+
+    pub fn reverse_path(&self) -> String {
+        self.mail.address.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    pub fn sole_recipient(&self) -> Option<&str> {
+        match self.recipients.as_slice() {
+            [only] => Some(&only.forward_path),
+            _ => None,
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.recipients.len()
+    }
+
+    /// What Accept commits, without its events.
+    pub fn envelope(&self) -> Envelope {
+        Envelope {
+            queue_id: self.queue_id.to_string(),
+            reverse_path: self.reverse_path(),
+            recipients: self.recipients.clone(),
+            eight_bit: self.mail.eight_bit,
+            smtputf8: self.mail.smtputf8,
+            envid: self.mail.envid.clone(),
+            ret: self.mail.ret.clone(),
+            traceparent: runtime::telemetry::traceparent(&self.span),
+            ..Envelope::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipient_counts_once() {
+        let mut transaction = Transaction::begin(MailFrom::default(), Role::Mx);
+        for path in ["b@x.example", "B@X.example", "c@x.example"] {
+            transaction.add(&path.parse().expect("valid"), RcptTo::default(), Vec::new());
+            assert_eq!(transaction.sole_recipient().is_some(), transaction.count() == 1);
+        }
+        let envelope = transaction.envelope();
+        assert_eq!((envelope.recipients.len(), envelope.reverse_path.as_str()), (2, ""));
+        assert_eq!(envelope.queue_id.parse(), Ok(transaction.queue_id));
+    }
+}

@@ -1,0 +1,28 @@
+//! What the tests that cross a service's border stand on: real Postgres, Redis and DNS of their
+//! own, whole sites, and real clients.
+//!
+//! Nothing here is skipped when a tool is missing: it fails and names the package.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at its first surprise")]
+
+pub mod client;
+pub mod collector;
+pub mod dns;
+pub mod process;
+pub mod site;
+pub mod sites;
+pub mod storage;
+
+use std::time::{Duration, Instant};
+
+/// Asks until there is an answer; panics with `what` after `limit`.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, limit: Duration, ask: impl Fn() -> F) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
