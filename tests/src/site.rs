@@ -1,6 +1,8 @@
 //! A whole site: `postroad up` on its own data directory.
 
 use std::{
+    net::TcpListener,
+    sync::atomic::{AtomicU16, Ordering},
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -28,6 +30,23 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// YAML for `--config`.
     pub config: Option<String>,
+}
+
+/// The mail ports without their offset.
+pub const PORTS: [u16; 7] = [25, 587, 465, 143, 993, 110, 995];
+
+/// An offset at which all mail ports of these hosts are free, and which no other test has.
+pub fn free_port_offset(hosts: &[&str]) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let is_free = |offset: u16| {
+        hosts.iter().all(|host| PORTS.iter().all(|port| TcpListener::bind((*host, port + offset)).is_ok()))
+    };
+    // Below the ephemeral range, above what `postroad up` takes for itself.
+    let start = u16::try_from(std::process::id() % 40).unwrap();
+    (0..400)
+        .map(|_| 3_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 400 * 40)
+        .find(|offset| is_free(*offset))
+        .expect("free ports on loopback")
 }
 
 impl Options {

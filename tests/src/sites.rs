@@ -14,6 +14,8 @@ pub struct Sites {
 }
 
 impl Sites {
+    pub const HOSTS: [&str; 2] = ["127.0.0.2", "127.0.0.3"];
+
     /// Every password is "secret". `change` adds to the options of both.
     pub async fn up(port_offset: u16, change: impl Fn(Options) -> Options) -> Self {
         let dns = NameServer::start(&["com."]).await;

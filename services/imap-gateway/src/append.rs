@@ -1,6 +1,6 @@
 //! APPEND (RFC 9051 §6.3.12): the message flows from the client to `mda` as it comes.
 
-use std::io;
+use std::{io, time::Duration};
 
 use imap::{AppendHead, Framed};
 use proto::mailboxes::{AppendRequest, AppendResponse, AppendTarget, Flags};
@@ -15,6 +15,10 @@ use crate::{
 
 /// Chunks on their way; bounds what a fast client can pile up here.
 const IN_FLIGHT: usize = 4;
+/// Requests are far smaller, save one: see [`Upload::drop`].
+const LARGEST_REQUEST: usize = 256 * 1024;
+/// An mda that takes nothing for so long is away.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Session {
     pub(crate) async fn append(&mut self, head: AppendHead, size: u64, sync: bool) -> Outcome {
@@ -85,11 +89,12 @@ impl Session {
     }
 }
 
-/// A running call. Dropped before [`Upload::finish`], it is cancelled, and `mda` stores nothing.
+/// A running call. Dropped before [`Upload::finish`], it breaks off, and `mda` stores nothing.
 struct Upload {
     /// `None` is the end; a channel that just closes is not.
     chunks: mpsc::Sender<Option<AppendRequest>>,
-    call: JoinHandle<Result<AppendResponse, Status>>,
+    /// Nothing when it has ended or been let go.
+    call: Option<JoinHandle<Result<AppendResponse, Status>>>,
 }
 
 impl Upload {
@@ -103,8 +108,7 @@ impl Upload {
             internal_date_ms: head.internal_date_ms.unwrap_or_default(),
         };
         let first = AppendRequest { target: Some(target), ..AppendRequest::default() };
-        // A stream that ends is a message that is whole. When the session is lost in its middle the
-        // stream must not end, but break: it stays open until the call is cancelled.
+        // A stream that ends is a message that is whole, so only an explicit end ends it.
         let requests = futures::stream::unfold(receiver, |mut receiver| async {
             match receiver.recv().await {
                 Some(Some(request)) => Some((request, receiver)),
@@ -112,51 +116,68 @@ impl Upload {
                 None => std::future::pending().await,
             }
         });
-        let mut uploads = session.gateway.uploads.clone();
+        let mut uploads = session.gateway.uploads.clone().max_encoding_message_size(LARGEST_REQUEST);
         let call = tokio::spawn(async move { uploads.append(requests).await.map(tonic::Response::into_inner) });
-        let mut upload = Self { chunks, call };
-        upload.push(Some(first)).await?;
+        let mut upload = Self { chunks, call: Some(call) };
+        upload.push(first).await?;
         Ok(upload)
     }
 
     async fn send(&mut self, content: Vec<u8>) -> Result<(), Failure> {
-        self.push(Some(AppendRequest { content: content.into(), ..AppendRequest::default() })).await
+        self.push(AppendRequest { content: content.into(), ..AppendRequest::default() }).await
     }
 
     /// The call's own error, if it has ended before the message has.
-    async fn push(&mut self, item: Option<AppendRequest>) -> Result<(), Failure> {
+    async fn push(&mut self, request: AppendRequest) -> Result<(), Failure> {
+        let Some(call) = &mut self.call else { return Err(early(None)) };
         let sent = tokio::select! {
             biased;
-            ended = &mut self.call => return Err(early(ended)),
-            sent = tokio::time::timeout(std::time::Duration::from_secs(60), self.chunks.send(item)) => sent,
+            ended = call => {
+                self.call = None;
+                return Err(early(ended.ok()));
+            }
+            sent = tokio::time::timeout(SEND_TIMEOUT, self.chunks.send(Some(request))) => sent,
         };
         match sent {
             Ok(Ok(())) => Ok(()),
-            _ => Err(Status::unavailable("mda does not take the message").into()),
+            _ => Err(early(None)),
         }
     }
 
-    async fn finish(mut self, timeout: std::time::Duration) -> Result<AppendResponse, Status> {
+    /// After the timeout the call is let go, not cancelled: all of the message is on its way.
+    async fn finish(mut self, timeout: Duration) -> Result<AppendResponse, Status> {
+        let call = self.call.take();
         let answered = async {
             let _ = self.chunks.send(None).await;
-            (&mut self.call).await
+            match call {
+                Some(call) => call.await.ok(),
+                None => None,
+            }
         };
         match tokio::time::timeout(timeout, answered).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Some(answer)) => answer,
             _ => Err(Status::unavailable("no answer to an append")),
         }
     }
 }
 
-fn early(ended: Result<Result<AppendResponse, Status>, tokio::task::JoinError>) -> Failure {
+fn early(ended: Option<Result<AppendResponse, Status>>) -> Failure {
     match ended {
-        Ok(Err(status)) => Failure::of_target(&status),
-        _ => Status::unavailable("append ended early").into(),
+        Some(Err(status)) => Failure::of_target(&status),
+        _ => Status::unavailable("mda does not take the message").into(),
     }
 }
 
 impl Drop for Upload {
+    /// A call that is just cancelled looks to a tonic server like one whose stream has ended, and
+    /// half a message would be stored. A request that cannot be encoded resets the stream as an error.
     fn drop(&mut self) {
-        self.call.abort();
+        let Some(call) = self.call.take() else { return };
+        let chunks = self.chunks.clone();
+        let unfit = AppendRequest { content: vec![0; LARGEST_REQUEST + 1].into(), ..AppendRequest::default() };
+        tokio::spawn(async move {
+            let _ = chunks.send(Some(unfit)).await;
+            let _ = call.await;
+        });
     }
 }

@@ -75,6 +75,39 @@ async fn no_password_without_tls() {
 }
 
 #[tokio::test]
+async fn starttls_forgets_what_came_in_plain_text() {
+    let folder = std::env::temp_dir().join(format!("imap-gateway-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let made = rcgen::generate_simple_self_signed(vec!["imap.example".to_owned()]).expect("a certificate");
+    std::fs::write(&cert, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let system = System::with(|c| {
+        c.allow_cleartext_login = false;
+        c.imaps_listen = "127.0.0.1:0".parse().expect("an address");
+        c.listener.tls_cert = Some(cert);
+        c.listener.tls_key = Some(key);
+    })
+    .await;
+    let mut plain = system.connect().await;
+    plain.raw(b"a STARTTLS\r\nb NOOP\r\n").await;
+    plain.play("S: a OK …").await;
+    let mut secure = plain.start_tls(made.cert.der().clone()).await;
+    secure
+        .play(
+            "C: c CAPABILITY
+             S: * CAPABILITY …AUTH=PLAIN…
+             S: c OK …
+             C: d STARTTLS
+             S: d BAD …
+             C: e LOGIN bob secret
+             S: e OK …",
+        )
+        .await;
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
+#[tokio::test]
 async fn who_guesses_passwords_or_talks_nonsense_is_turned_away() {
     let system = System::start().await;
     let mut client = system.connect().await;
@@ -116,7 +149,7 @@ async fn folders() {
              C: g DELETE nowhere
              S: g NO [NONEXISTENT] …
              C: h STATUS INBOX (MESSAGES UNSEEN UIDNEXT UIDVALIDITY RECENT SIZE HIGHESTMODSEQ)
-             S: * STATUS \"INBOX\" (MESSAGES 1 UNSEEN 1 UIDNEXT 2 UIDVALIDITY 7 RECENT 0 SIZE 103 HIGHESTMODSEQ 2)
+             S: * STATUS \"INBOX\" (MESSAGES 1 UNSEEN 1 UIDNEXT 2 UIDVALIDITY 7 RECENT 0 SIZE 96 HIGHESTMODSEQ 2)
              S: h OK …
              C: i LIST (SPECIAL-USE) \"\" * RETURN (STATUS (MESSAGES))
              S: * LIST (\\HasNoChildren \\Sent) \"/\" \"Sent\"
@@ -184,14 +217,14 @@ async fn fetch_items_and_sections() {
     system.fake.deliver(PARTS);
     system.play(
         "C: a FETCH 1 (UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE)
-         S: * 1 FETCH (UID 1 FLAGS () INTERNALDATE \"01-Jan-1970 00:00:00 +0000\" RFC822.SIZE 103 ENVELOPE (\"Mon, 7 Feb 1994 21:52:25 -0800\" \"Hi\" ((\"Alice\" NIL \"alice\" \"sender.com\")) …))
+         S: * 1 FETCH (UID 1 FLAGS () INTERNALDATE \"01-Jan-1970 00:00:00 +0000\" RFC822.SIZE 96 ENVELOPE (\"Mon, 7 Feb 1994 21:52:25 -0800\" \"Hi\" ((\"Alice\" NIL \"alice\" \"sender.com\")) …))
          S: a OK …
          C: b UID FETCH 1:* (BODY.PEEK[HEADER.FIELDS (SUBJECT)])
          S: * 1 FETCH (UID 1 BODY[HEADER.FIELDS (SUBJECT)] {15}
          S: Subject: Hi
          S: 
          S: )
-         S: * 2 FETCH (UID 2 BODY[HEADER.FIELDS (SUBJECT)] {19}
+         S: * 2 FETCH (UID 2 BODY[HEADER.FIELDS (SUBJECT)] {18}
          S: Subject: parts
          S: 
          S: )

@@ -368,7 +368,7 @@ impl Mailboxes for Fake {
     type WatchStream = Answers<WatchResponse>;
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        self.boxes()?;
+        drop(self.boxes()?);
         let wakes = tokio_stream::wrappers::WatchStream::from_changes(self.wakes.subscribe());
         Ok(Response::new(Box::pin(futures::StreamExt::map(wakes, |_| Ok(WatchResponse {})))))
     }
@@ -401,7 +401,7 @@ impl Directory for Fake {
         &self,
         request: Request<Streaming<directory::AuthenticateRequest>>,
     ) -> Result<Response<Self::AuthenticateStream>, Status> {
-        self.boxes()?;
+        drop(self.boxes()?);
         let mut requests = request.into_inner();
         let (sender, receiver) = tokio::sync::mpsc::channel(2);
         tokio::spawn(async move {

@@ -4,15 +4,17 @@
 
 mod fake;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use imap_gateway::Config;
 use proto::{directory::directory_server::DirectoryServer, mailboxes::mailboxes_server::MailboxesServer};
 use runtime::Service;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 pub use fake::Fake;
@@ -30,7 +32,6 @@ impl System {
     }
 
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let _ = rustls_provider();
         let fake = Fake::default();
         let mda = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let mda_address = mda.local_addr().expect("bound");
@@ -55,7 +56,7 @@ impl System {
     pub async fn connect(&self) -> Client {
         for _ in 0..100 {
             if let Ok(stream) = TcpStream::connect(self.address).await {
-                let mut client = Client { stream, input: Vec::new() };
+                let mut client = Client { stream: Box::new(stream), input: Vec::new() };
                 let greeting = client.line().await;
                 assert!(greeting.starts_with("* OK [CAPABILITY IMAP4rev1"), "{greeting}");
                 return client;
@@ -80,21 +81,36 @@ impl System {
     }
 }
 
-/// The listener asks for a provider only when there is TLS; these tests have none.
-fn rustls_provider() -> bool {
-    true
-}
-
 async fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("a port")
 }
 
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     input: Vec<u8>,
 }
 
 impl Client {
+    /// The client's side of STARTTLS, trusting one certificate.
+    pub async fn start_tls(self, certificate: CertificateDer<'static>) -> Self {
+        assert!(self.input.is_empty(), "plain text after STARTTLS");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("imap.example").expect("a name");
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, self.stream).await.expect("handshake");
+        Self { stream: Box::new(stream), input: Vec::new() }
+    }
+
     pub async fn send(&mut self, line: &str) {
         self.raw(format!("{line}\r\n").as_bytes()).await;
     }
@@ -160,17 +176,17 @@ impl Client {
     }
 }
 
+/// `…` stands for any text.
 fn fits(pattern: &str, line: &str) -> bool {
-    let mut parts = pattern.split('…');
-    let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else { return false };
-    let mut open = false;
+    let Some((first, others)) = pattern.split_once('…') else { return pattern == line };
+    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = others.split('…').collect();
+    let last = parts.pop().unwrap_or_default();
     for part in parts {
-        open = true;
         match rest.find(part) {
             Some(at) => rest = &rest[at + part.len()..],
             None => return false,
         }
-        open &= part.is_empty();
     }
-    rest.is_empty() || open
+    rest.ends_with(last)
 }

@@ -71,7 +71,7 @@ impl Flags {
     /// send back what other servers told them.
     fn take(&mut self, cursor: &mut Cursor<'_>) -> Result<()> {
         if cursor.eat(b'\\') {
-            let name = cursor.run(|b| is_atom_char(b));
+            let name = cursor.run(is_atom_char);
             let known = Self::NAMES.iter().find(|(_, n)| n.as_bytes()[1..].eq_ignore_ascii_case(name));
             if name.is_empty() {
                 return Err("flag expected");
