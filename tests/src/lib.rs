@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at its first surprise")]
 
+pub mod bench;
 pub mod client;
 pub mod collector;
 pub mod dns;

@@ -16,10 +16,10 @@ struct Process {
 }
 
 impl Usage {
-    /// Of a process and everything below it.
-    pub fn of_tree(root: u32) -> Self {
+    /// Of some processes and everything below them.
+    pub fn of_trees(roots: &[u32]) -> Self {
         let all = processes();
-        let mut tree = BTreeSet::from([root]);
+        let mut tree = BTreeSet::from_iter(roots.iter().copied());
         loop {
             let below = all.iter().filter(|(_, p)| tree.contains(&p.parent)).map(|(id, _)| *id);
             let grown: BTreeSet<u32> = below.chain(tree.iter().copied()).collect();
@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn a_tree_holds_its_children() {
-        let mut child = std::process::Command::new("sh").args(["-c", "read x"]).stdin(std::process::Stdio::piped());
-        let mut child = child.spawn().unwrap();
-        let usage = Usage::of_tree(std::process::id());
+        let mut command = std::process::Command::new("sh");
+        let mut child = command.args(["-c", "read x"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let usage = Usage::of_trees(&[std::process::id()]);
         assert!(usage.by_name().iter().any(|(name, _)| *name == "sh"));
         assert_eq!(parent(child.id()), std::process::id());
         drop(child.stdin.take());

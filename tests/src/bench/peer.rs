@@ -5,7 +5,8 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -16,17 +17,13 @@ use tempfile::TempDir;
 use super::{ACCOUNTS, DOMAIN, Subject, local_part, recipient};
 use crate::{eventually, storage::free_address};
 
-/// Both, below one shell that ends them when its input closes, however we end.
+/// Both, as they run.
 pub struct PostfixDovecot {
-    dovecot: Child,
-    postfix: Child,
+    postfix: Daemon,
+    dovecot: Daemon,
     server: SocketAddr,
     folder: TempDir,
 }
-
-/// $1 starts it in the foreground, $2 stops it.
-const UNTIL_INPUT_CLOSES: &str =
-    "trap '' INT; sh -c \"exec $1\" </dev/null & pid=$!; cat >/dev/null; sh -c \"$2\"; wait $pid";
 
 impl PostfixDovecot {
     pub async fn start() -> Self {
@@ -38,37 +35,25 @@ impl PostfixDovecot {
 
         let config = dovecot(folder.path(), &lmtp);
         let (program, config) = ("/usr/sbin/dovecot", config.display());
-        let dovecot = daemon(&format!("{program} -F -c {config}"), &format!("{program} -c {config} stop"));
-        let socket = lmtp.clone();
-        let mut starting =
-            Self { dovecot, postfix: daemon("true", "true"), server, folder };
-        starting.until("Dovecot answers", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
+        let dovecot = Daemon::start(&format!("{program} -F -c {config}"), &format!("{program} -c {config} stop"));
+        until(&folder, "Dovecot answers", || UnixStream::connect(&lmtp).is_ok()).await;
 
-        let config = postfix(starting.folder.path(), server, &lmtp);
+        let config = postfix(folder.path(), server, &lmtp);
         command("postfix", &["-c"], &[&config, Path::new("check")]);
         let config = config.display();
-        starting.postfix = daemon(&format!("postfix -c {config} start-fg"), &format!("postfix -c {config} stop"));
-        starting.until("Postfix answers", || std::net::TcpStream::connect(server).is_ok()).await;
-        starting
-    }
-
-    async fn until(&self, what: &str, ready: impl Fn() -> bool) {
-        let log = self.folder.path().join("log");
-        let limit = Duration::from_secs(30);
-        let ask = || async { ready().then_some(()) };
-        if tokio::time::timeout(limit, eventually(what, 2 * limit, ask)).await.is_err() {
-            let logs = fs::read_dir(log).unwrap().flatten().map(|f| fs::read_to_string(f.path()).unwrap_or_default());
-            panic!("not within {limit:?}: {what}\n{}", logs.collect::<String>());
-        }
+        let postfix = Daemon::start(&format!("postfix -c {config} start-fg"), &format!("postfix -c {config} stop"));
+        until(&folder, "Postfix answers", || TcpStream::connect(server).is_ok()).await;
+        Self { postfix, dovecot, server, folder }
     }
 }
 
-impl Drop for PostfixDovecot {
-    fn drop(&mut self) {
-        for child in [&mut self.postfix, &mut self.dovecot] {
-            drop(child.stdin.take());
-            let _ = child.wait();
-        }
+async fn until(folder: &TempDir, what: &str, ready: impl Fn() -> bool) {
+    let limit = Duration::from_secs(30);
+    let ask = || async { ready().then_some(()) };
+    if tokio::time::timeout(limit, eventually(what, 2 * limit, ask)).await.is_err() {
+        let logs = fs::read_dir(folder.path().join("log")).unwrap().flatten();
+        let logs: String = logs.map(|f| fs::read_to_string(f.path()).unwrap_or_default()).collect();
+        panic!("not within {limit:?}: {what}\n{logs}");
     }
 }
 
@@ -82,7 +67,7 @@ impl Subject for PostfixDovecot {
     }
 
     fn processes(&self) -> Vec<u32> {
-        vec![self.postfix.id(), self.dovecot.id()]
+        vec![self.postfix.0.id(), self.dovecot.0.id()]
     }
 
     /// Files in the Maildir: asking Dovecot would cost it CPU.
@@ -92,13 +77,28 @@ impl Subject for PostfixDovecot {
     }
 }
 
-fn daemon(start: &str, stop: &str) -> Child {
-    Command::new("sh")
-        .args(["-c", UNTIL_INPUT_CLOSES, "sh", start, stop])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+/// Ends when it is dropped, and when we are killed.
+struct Daemon(Child);
+
+/// $1 starts it in the foreground, $2 stops it.
+const UNTIL_INPUT_CLOSES: &str =
+    "trap '' INT; sh -c \"exec $1\" </dev/null & pid=$!; cat >/dev/null; sh -c \"$2\"; wait $pid";
+
+impl Daemon {
+    fn start(start: &str, stop: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", UNTIL_INPUT_CLOSES, "sh", start, stop]);
+        // Postfix says more than anybody wants to know; its log has it too.
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }
 
 fn command(program: &str, options: &[&str], files: &[&Path]) {

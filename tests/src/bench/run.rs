@@ -70,14 +70,14 @@ pub async fn measure(run: &Run, subject: &mut impl Subject, size: Size) -> Measu
     tokio::time::sleep(SETTLE).await;
 
     mailboxes.expect(size.count);
-    let before = Usage::of_tree(subject.process());
+    let before = Usage::of_trees(&subject.processes());
     let start = Instant::now();
     sender::send(batch(run, subject, size, "run")).await;
     let accepted = start.elapsed();
     mailboxes.wait(subject).await;
     let delivered = start.elapsed();
     tokio::time::sleep(SETTLE).await;
-    let cpu = Usage::of_tree(subject.process()).since(&before);
+    let cpu = Usage::of_trees(&subject.processes()).since(&before);
     mailboxes.check(subject).await;
     Measure { size, accepted, delivered, cpu }
 }

@@ -17,8 +17,8 @@ pub trait Subject {
     fn name(&self) -> &'static str;
     /// Where mail comes in, from anybody.
     fn server(&self) -> SocketAddr;
-    /// All its processes are below this one.
-    fn process(&self) -> u32;
+    /// All its processes are these and their descendants.
+    fn processes(&self) -> Vec<u32>;
     /// In an account's INBOX.
     fn messages(&mut self, account: usize) -> impl Future<Output = usize>;
 }
@@ -75,8 +75,8 @@ impl Subject for Postroad {
         self.server
     }
 
-    fn process(&self) -> u32 {
-        self.process
+    fn processes(&self) -> Vec<u32> {
+        vec![self.process]
     }
 
     async fn messages(&mut self, account: usize) -> usize {
