@@ -10,8 +10,7 @@ use crate::site::{PORTS, Site};
 /// Runs a Python program with the site's host, ports and CA as `HOST`, `PORT[25]` … and `CA`.
 /// Panics with its output when it fails; returns what it printed.
 pub fn python(site: &Site, program: &str) -> String {
-    let ports: Vec<String> =
-        PORTS.iter().map(|p| format!("{p}: {}", site.port(*p))).collect();
+    let ports: Vec<String> = PORTS.iter().map(|p| format!("{p}: {}", site.port(*p))).collect();
     let prelude = format!(
         "import email, imaplib, poplib, re, smtplib, socket, ssl, sys, time\n\
          HOST, CA, PORT = {:?}, {:?}, {{{}}}\n\

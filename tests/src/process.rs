@@ -73,9 +73,10 @@ pub fn ours(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     // Tests are in `deps`, programs above it.
     let places = this.ancestors().skip(1).take(2).map(|dir| dir.join(name));
-    places.clone().find(|file| file.is_file()).unwrap_or_else(|| {
-        panic!("{name} is missing in {:?}: cargo build --workspace", places.collect::<Vec<_>>())
-    })
+    places
+        .clone()
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} is missing in {:?}: cargo build --workspace", places.collect::<Vec<_>>()))
 }
 
 pub fn is_root() -> bool {

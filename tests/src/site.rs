@@ -1,11 +1,11 @@
 //! A whole site: `postroad up` on its own data directory.
 
 use std::{
-    net::TcpListener,
-    sync::atomic::{AtomicU16, Ordering},
     io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 

@@ -89,10 +89,9 @@ pub async fn database() -> String {
     let postgres = POSTGRES.get_or_init(Postgres::start);
     let name = format!("t{}", uuid::Uuid::now_v7().simple());
     let url = postgres.url("postgres");
-    let mut connection = eventually("postgres answers", Duration::from_secs(60), || async {
-        PgConnection::connect(&url).await.ok()
-    })
-    .await;
+    let mut connection =
+        eventually("postgres answers", Duration::from_secs(60), || async { PgConnection::connect(&url).await.ok() })
+            .await;
     let create = sqlx::AssertSqlSafe(format!("create database {name}"));
     sqlx::query(create).execute(&mut connection).await.unwrap();
     postgres.url(&name)

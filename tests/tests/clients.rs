@@ -56,7 +56,8 @@ async fn swaks_and_curl_submit_and_curl_reads() {
             let mut swaks = Command::new(program("swaks", "swaks"));
             swaks.args(["--server", &server, tls, "--tls-verify", "--tls-ca-path"]).arg(site.ca());
             swaks.args(["--auth", mechanism, "--auth-user", "bob@example.com", "--auth-password", "secret"]);
-            let said = run(swaks.args(["--from", "bob@example.com", "--to", "bob@example.com", "--helo", "laptop.example"]));
+            let said =
+                run(swaks.args(["--from", "bob@example.com", "--to", "bob@example.com", "--helo", "laptop.example"]));
             assert!(said.contains("250 2.0.0 Ok: queued as"), "{said}");
         }
     }

@@ -77,9 +77,12 @@ async fn site() -> (Site, NameServer) {
     (site, dns)
 }
 
+/// What happens to the site, and its name.
+type Fault = (&'static str, Box<dyn Fn(&Site)>);
+
 /// Runs the traffic, and the faults beside it one after another until it has ended; every fault
 /// happens at least once.
-async fn traffic_with(total: usize, faults: Vec<(&'static str, Box<dyn Fn(&Site) + Send>)>) {
+async fn traffic_with(total: usize, faults: Vec<Fault>) {
     let (site, _dns) = site().await;
     let site = Arc::new(site);
     let traffic = {
@@ -95,17 +98,18 @@ async fn traffic_with(total: usize, faults: Vec<(&'static str, Box<dyn Fn(&Site)
         fault(&site);
         injected += 1;
     }
-    println!("{} faults; {}", injected, traffic.await.unwrap().trim());
+    eprintln!("{} faults; {}", injected, traffic.await.unwrap().trim());
     assert!(injected >= faults.len(), "traffic ended after {injected} faults");
 }
 
-fn kill(service: &'static str) -> (&'static str, Box<dyn Fn(&Site) + Send>) {
+fn kill(service: &'static str) -> Fault {
     (service, Box::new(move |site| site.signal(service, "KILL")))
 }
 
 fn redis(site: &Site, command: &str) -> String {
     let socket = std::fs::read_dir(site.data().join("redis-socket")).unwrap().flatten().next().unwrap().path();
-    let output = std::process::Command::new(program("redis-cli", "redis-tools")).arg("-s").arg(socket).arg(command).output();
+    let output =
+        std::process::Command::new(program("redis-cli", "redis-tools")).arg("-s").arg(socket).arg(command).output();
     String::from_utf8_lossy(&output.unwrap().stdout).trim().to_owned()
 }
 
@@ -117,7 +121,7 @@ async fn killed_services_lose_and_double_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_stores_lose_and_double_nothing() {
-    let flush: Box<dyn Fn(&Site) + Send> = Box::new(|site| assert_eq!(redis(site, "FLUSHALL"), "OK"));
+    let flush: Box<dyn Fn(&Site)> = Box::new(|site| assert_eq!(redis(site, "FLUSHALL"), "OK"));
     traffic_with(2_000, vec![("FLUSHALL", flush), kill("redis"), kill("postgres")]).await;
 }
 
@@ -170,5 +174,5 @@ pop.user("bob@example.com"); pop.pass_("secret"); assert pop.stat()[0] == 1
     let start = Instant::now();
     python(&site, &program);
     assert_eq!(ours, ["mda", "smtp-ingress", "imap-gateway", "pop3-gateway"].map(|s| site.pids(s)));
-    println!("unavailable and back within {:?}", start.elapsed());
+    eprintln!("unavailable and back within {:?}", start.elapsed());
 }

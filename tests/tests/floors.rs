@@ -9,8 +9,20 @@ use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 const PROTOCOL: [&str; 7] = ["address", "dsn", "imap", "message", "pop3", "sasl", "smtp"];
 const ADAPTERS: [&str; 4] = ["dns", "listener", "queue", "runtime"];
 /// What no protocol crate knows: sockets, storage, the clock, chance.
-const OUTER_WORLD: [&str; 12] =
-    ["tokio", "tonic", "prost", "sqlx", "redis", "hickory-resolver", "rand", "getrandom", "uuid", "jiff", "chrono", "time"];
+const OUTER_WORLD: [&str; 12] = [
+    "tokio",
+    "tonic",
+    "prost",
+    "sqlx",
+    "redis",
+    "hickory-resolver",
+    "rand",
+    "getrandom",
+    "uuid",
+    "jiff",
+    "chrono",
+    "time",
+];
 
 fn floor(name: &str) -> u8 {
     match name {
@@ -52,8 +64,7 @@ fn breaches(packages: &BTreeMap<String, Package>) -> Vec<String> {
 #[test]
 fn nobody_imports_from_a_higher_floor() {
     let metadata = MetadataCommand::new().no_deps().exec().unwrap();
-    let packages: BTreeMap<String, Package> =
-        metadata.packages.into_iter().map(|p| (p.name.to_string(), p)).collect();
+    let packages: BTreeMap<String, Package> = metadata.packages.into_iter().map(|p| (p.name.to_string(), p)).collect();
     assert!(packages.len() >= 18, "the whole workspace: {:?}", packages.keys());
     assert_eq!(breaches(&packages), [""; 0]);
 }

@@ -141,12 +141,11 @@ assert "Subject: lost" in returned.as_string()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_that_is_away_gets_its_mail_later() {
-    let mut sites =
-        Sites::up(free_port_offset(&Sites::HOSTS), |mut options: Options| {
-            options.config = Some("outbound-relay: { retry_first: 1, retry_max: 2 }\n".into());
-            options
-        })
-        .await;
+    let mut sites = Sites::up(free_port_offset(&Sites::HOSTS), |mut options: Options| {
+        options.config = Some("outbound-relay: { retry_first: 1, retry_max: 2 }\n".into());
+        options
+    })
+    .await;
     sites.example.stop();
     let submit = r#"print(submit("alice@sender.com", "bob@example.com", b"From: alice@sender.com\r\n\r\nlater\r\n"))"#;
     let queue_id = python(&sites.sender, &format!("{SUBMIT}{submit}"));

@@ -100,7 +100,8 @@ impl Bouncer {
             // Nobody to tell: the journey says it.
             return Ok(());
         }
-        let queue_id = ids::show(Uuid::from_bytes(dsn::report_id(ending.queue_id.as_bytes(), &[ending.number.unsigned_abs()])));
+        let queue_id =
+            ids::show(Uuid::from_bytes(dsn::report_id(ending.queue_id.as_bytes(), &[ending.number.unsigned_abs()])));
         let content = self.report(ending, &queue_id, code, words)?;
         let envelope = Envelope {
             queue_id: queue_id.clone(),

@@ -20,7 +20,9 @@ const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 /// Connects when first used, so that a process starts while the database is still down.
 pub fn pool(config: &Config) -> anyhow::Result<PgPool> {
     let options = PgConnectOptions::from_str(&config.database_url)
-        .map_err(|e| anyhow::anyhow!("configuration key \"database_url\": {e}, expected postgres://user@host/database"))?
+        .map_err(|e| {
+            anyhow::anyhow!("configuration key \"database_url\": {e}, expected postgres://user@host/database")
+        })?
         .application_name("postroad-mda")
         // Works behind PgBouncer in transaction mode: every transaction stands for itself.
         .options([("synchronous_commit", "on")]);
@@ -29,7 +31,9 @@ pub fn pool(config: &Config) -> anyhow::Result<PgPool> {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
         .before_acquire(|connection, meta| {
-            Box::pin(async move { if meta.idle_for > TRUSTED_IDLE { connection.ping().await.map(|()| true) } else { Ok(true) } })
+            Box::pin(async move {
+                if meta.idle_for > TRUSTED_IDLE { connection.ping().await.map(|()| true) } else { Ok(true) }
+            })
         })
         .connect_lazy_with(options))
 }

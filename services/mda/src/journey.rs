@@ -3,9 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::Stream;
-use proto::journey::{
-    FindRequest, FindResponse, JourneyEvent, Message, TraceRequest, TraceResponse, journey_server,
-};
+use proto::journey::{FindRequest, FindResponse, JourneyEvent, Message, TraceRequest, TraceResponse, journey_server};
 use sqlx::{FromRow, PgPool, types::Uuid};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

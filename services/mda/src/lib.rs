@@ -69,7 +69,8 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
 
     let hub = parts.wakes.clone();
     let wake_watch = tokio::spawn(queue::watch_wakes(redis.clone(), move |account| hub.wake(account)));
-    let workers = if config.has(Role::Delivery) { start_delivery(&config, &redis, &parts, &service) } else { Vec::new() };
+    let workers =
+        if config.has(Role::Delivery) { start_delivery(&config, &redis, &parts, &service) } else { Vec::new() };
 
     let routes = routes(&config, &parts, accepting);
     service.ready();

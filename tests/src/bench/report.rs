@@ -24,10 +24,8 @@ impl Pair {
 
 /// A table with one line for each size; in both ratios, more is better for us.
 pub fn table(peer: &str, ours: &str, pairs: &[Pair]) -> String {
-    let mut text = format!(
-        "{:>6} {:>9}   {:^37}   {:^37}\n",
-        "size", "messages", "delivered messages/s", "server CPU ms/message"
-    );
+    let mut text =
+        format!("{:>6} {:>9}   {:^37}   {:^37}\n", "size", "messages", "delivered messages/s", "server CPU ms/message");
     let head = format!("{peer:>17} {ours:>10} {:>8}", "ratio");
     let _ = writeln!(text, "{:>6} {:>9}   {head}   {head}", "", "");
     for pair in pairs {

@@ -51,8 +51,7 @@ impl Postroad {
         ] {
             dns.add(&record).await;
         }
-        let mut options =
-            Options::new(ADDRESS, PORT_OFFSET, DOMAIN).more(&["--dns", &dns.address.to_string()]);
+        let mut options = Options::new(ADDRESS, PORT_OFFSET, DOMAIN).more(&["--dns", &dns.address.to_string()]);
         options.config = Some(CONFIG.to_owned());
         let site = Site::up(options);
         let mut accounts = Vec::new();

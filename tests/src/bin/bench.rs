@@ -9,11 +9,8 @@ use std::{process::ExitCode, sync::Arc};
 
 use tests::bench::{Measure, Run, Size, Subject, mail::Text, measure, packages, peer, report, subject};
 
-const SIZES: [Size; 3] = [
-    Size { bytes: 1_000, count: 3_000 },
-    Size { bytes: 10_000, count: 2_000 },
-    Size { bytes: 100_000, count: 500 },
-];
+const SIZES: [Size; 3] =
+    [Size { bytes: 1_000, count: 3_000 }, Size { bytes: 10_000, count: 2_000 }, Size { bytes: 100_000, count: 500 }];
 const USAGE: &str = "usage: bench [--quick] [--sessions N] [--only postroad|peer]";
 
 struct Options {

@@ -157,7 +157,9 @@ fn is_dot_string(local: &str) -> bool {
     !local.is_empty()
         && local.split('.').all(|atom| {
             !atom.is_empty()
-                && atom.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || (!c.is_ascii() && !c.is_control()))
+                && atom.chars().all(|c| {
+                    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || (!c.is_ascii() && !c.is_control())
+                })
         })
 }
 

@@ -74,7 +74,13 @@ mod tests {
 
     #[test]
     fn refuses_other_text() {
-        for text in ["", "8ZZZZZZZZZZZZZZZZZZZZZZZZZ", "0123456789ABCDEFGHJKMNPQRU", "not-a-queue-id", "é123456789ABCDEFGHJKMNPQR"] {
+        for text in [
+            "",
+            "8ZZZZZZZZZZZZZZZZZZZZZZZZZ",
+            "0123456789ABCDEFGHJKMNPQRU",
+            "not-a-queue-id",
+            "é123456789ABCDEFGHJKMNPQR",
+        ] {
             assert_eq!(text.parse::<QueueId>(), Err(QueueIdError), "{text}");
         }
     }

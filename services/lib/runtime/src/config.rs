@@ -111,7 +111,9 @@ fn shown(value: &figment::value::Value) -> String {
     use figment::value::Value;
     match value {
         Value::String(_, s) => format!("{s:?}"),
-        Value::Num(_, n) => n.to_i128().map(|i| i.to_string()).or_else(|| n.to_f64().map(|f| f.to_string())).unwrap_or_default(),
+        Value::Num(_, n) => {
+            n.to_i128().map(|i| i.to_string()).or_else(|| n.to_f64().map(|f| f.to_string())).unwrap_or_default()
+        }
         Value::Bool(_, b) => b.to_string(),
         Value::Array(_, a) => format!("[{}]", a.iter().map(shown).collect::<Vec<_>>().join(", ")),
         _ => "…".into(),

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     net::SocketAddr,
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
@@ -34,7 +35,8 @@ impl TryFrom<String> for Peers {
 
     fn try_from(text: String) -> Result<Self, String> {
         let peers: Vec<String> = text.split(',').map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect();
-        let valid = |p: &String| p.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let valid =
+            |p: &String| p.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if peers.is_empty() || !peers.iter().all(valid) {
             return Err("expected host:port, or several separated by commas".into());
         }
@@ -152,9 +154,14 @@ impl Service<Call> for Deadline {
 }
 
 /// Serves until shutdown; running calls are finished, streams see `shutdown` themselves.
-pub async fn serve(listener: tokio::net::TcpListener, routes: Routes, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    routes: Routes,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
+        .layer(tower::layer::layer_fn(Whole))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -162,6 +169,44 @@ pub async fn serve(listener: tokio::net::TcpListener, routes: Routes, shutdown: 
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await?;
     Ok(())
+}
+
+/// A request body that breaks off is an error to the handler. tonic takes a cancelled call for
+/// one whose stream has ended, and half a message would be stored (Invariants 1 and 10).
+struct Unbroken(Body);
+
+impl http_body::Body for Unbroken {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
+        Pin::new(&mut self.0).poll_frame(cx).map_err(|_| Status::aborted("stream broke off"))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        http_body::Body::is_end_stream(&self.0)
+    }
+}
+
+/// Puts [`Unbroken`] around every request.
+#[derive(Clone)]
+struct Whole<S>(S);
+
+impl<S: Service<Call>> Service<Call> for Whole<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call) -> S::Future {
+        self.0.call(call.map(|body| Body::new(Unbroken(body))))
+    }
 }
 
 /// Whether the trouble may pass: then SMTP says 4xx, IMAP `[UNAVAILABLE]`, POP3 `[SYS/TEMP]`.
@@ -189,6 +234,55 @@ mod tests {
         for wrong in ["", "a", "a:", ":1", "a:x", "a:1,b"] {
             assert!(Peers::try_from(wrong.to_owned()).is_err(), "{wrong}");
         }
+    }
+
+    /// Tells how the request stream of Sign ended.
+    struct Reader(tokio::sync::mpsc::UnboundedSender<Result<(), Code>>);
+
+    #[tonic::async_trait]
+    impl proto::auth::auth_server::Auth for Reader {
+        async fn verify(
+            &self,
+            _: Request<tonic::Streaming<proto::auth::VerifyRequest>>,
+        ) -> Result<tonic::Response<proto::auth::VerifyResponse>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn sign(
+            &self,
+            request: Request<tonic::Streaming<proto::auth::SignRequest>>,
+        ) -> Result<tonic::Response<proto::auth::SignResponse>, Status> {
+            let (mut stream, told) = (request.into_inner(), self.0.clone());
+            // The handler itself is dropped with the call; what it reads is what counts.
+            tokio::spawn(async move {
+                let end = loop {
+                    match stream.message().await {
+                        Ok(Some(_)) => (),
+                        Ok(None) => break Ok(()),
+                        Err(status) => break Err(status.code()),
+                    }
+                };
+                let _ = told.send(end);
+            });
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_stream_that_breaks_off_does_not_look_complete() {
+        use futures::StreamExt as _;
+        let (told, mut ends) = tokio::sync::mpsc::unbounded_channel();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let peers = listener.local_addr().expect("bound").into();
+        let routes = Routes::new(proto::auth::auth_server::AuthServer::new(Reader(told)));
+        tokio::spawn(serve(listener, routes, CancellationToken::new()));
+        let mut client = proto::auth::auth_client::AuthClient::new(channel(&peers, Duration::from_secs(9)));
+        let half = || futures::stream::iter([proto::auth::SignRequest::default()]);
+        let cancelled = client.sign(half().chain(futures::stream::pending()));
+        assert!(tokio::time::timeout(Duration::from_millis(500), cancelled).await.is_err());
+        assert!(matches!(ends.recv().await, Some(Err(_))), "cancelled");
+        assert!(tokio::time::timeout(Duration::from_millis(500), client.sign(half())).await.is_err());
+        assert_eq!(ends.recv().await, Some(Ok(())), "complete");
     }
 
     #[tokio::test]

@@ -36,7 +36,9 @@ pub fn init(name: &'static str, config: &crate::Config) -> anyhow::Result<SdkTra
     let provider = match endpoint {
         Some(endpoint) => builder
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace_ratio))))
-            .with_batch_exporter(opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?)
+            .with_batch_exporter(
+                opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?,
+            )
             .build(),
         // Nobody listens: spans only carry the trace id on.
         None => builder.with_sampler(Sampler::AlwaysOff).build(),
@@ -50,7 +52,9 @@ pub fn init(name: &'static str, config: &crate::Config) -> anyhow::Result<SdkTra
     };
     tracing_subscriber::registry()
         .with(filter)
-        .with(tracing_opentelemetry::layer().with_location(false).with_threads(false).with_tracer(provider.tracer(name)))
+        .with(
+            tracing_opentelemetry::layer().with_location(false).with_threads(false).with_tracer(provider.tracer(name)),
+        )
         .with(tracing_subscriber::fmt::layer().json().with_current_span(false).with_span_list(false))
         .try_init()?;
     Ok(provider)
@@ -121,7 +125,11 @@ pub fn link_to(span: &Span, traceparent: &str) {
 
 /// The 32 hexadecimal digits of a traceparent, or nothing (W3C Trace Context §3.2.2).
 pub fn trace_id(traceparent: &str) -> &str {
-    traceparent.split('-').nth(1).filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).unwrap_or_default()
+    traceparent
+        .split('-')
+        .nth(1)
+        .filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+        .unwrap_or_default()
 }
 
 fn set_parent(span: &Span, context: Context) {

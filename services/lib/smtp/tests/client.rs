@@ -324,3 +324,117 @@ fn garbage_never_panics() {
         }
     }
 }
+
+#[test]
+fn bdat_where_it_is_offered() {
+    let opening = "
+        S: 220 x
+        C: EHLO mx.sender.example
+        S: 250-x
+        S: 250-PIPELINING
+        S: 250 CHUNKING
+        C: MAIL FROM:<alice@sender.example>
+        C: RCPT TO:<b@x.example>
+        S: 250 ok
+        S: 250 ok
+        C: BDAT 7 LAST
+        C: a
+        C: ..
+        ";
+    let script = format!("{opening}S: 250 2.0.0 taken\n C: QUIT\n S: 221 bye");
+    let (_, finished, _) = play(client(), vec![envelope(&["b@x.example"])], &script);
+    assert!(finished[0][0].is_accepted());
+    let script = format!("{opening}S: 552 5.3.4 too big\n C: QUIT\n S: 221 bye");
+    let (_, finished, _) = play(client(), vec![envelope(&["b@x.example"])], &script);
+    assert!(finished[0][0].is_permanent());
+}
+
+#[test]
+fn a_refused_chunk_ends_the_connection() {
+    let mut client = client();
+    client.next();
+    client.receive(b"220 x\r\n250-x\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
+    client.next();
+    client.send(envelope(&["b@x.example"]));
+    client.next();
+    client.receive(b"250 ok\r\n250 ok\r\n");
+    assert_eq!(client.next(), Action::SendContent);
+    let mut out = Vec::new();
+    for _ in 0..3 {
+        client.encode(&[b'x'; 70_000], &mut out);
+    }
+    assert!(out.starts_with(b"BDAT 70000\r\nxxx"));
+    client.receive(b"250 one\r\n");
+    assert!(client.wants_content());
+    client.receive(b"552 5.3.4 enough\r\n");
+    assert!(!client.wants_content());
+    let Action::Finished(outcomes) = client.next() else { panic!() };
+    assert!(outcomes[0].is_permanent());
+    assert_eq!(client.next(), Action::Close);
+}
+
+#[test]
+fn credentials_go_over_tls_only_and_into_no_transcript() {
+    let credentials = smtp::client::Credentials { user: "u".into(), password: "p".into() };
+    let script = "
+        S: 220 x
+        C: EHLO mx.sender.example
+        S: 250-x
+        S: 250 STARTTLS
+        C: STARTTLS
+        S: 220 go
+        T: handshake
+        C: EHLO mx.sender.example
+        S: 250-x
+        S: 250 AUTH LOGIN
+        C: AUTH LOGIN
+        S: 334 VXNlcm5hbWU6
+        C: dQ==
+        S: 334 UGFzc3dvcmQ6
+        C: cA==
+        S: 235 welcome
+        C: QUIT
+        S: 221 bye";
+    let (client, _, failure) = play(client().with_credentials(&credentials), vec![], script);
+    assert_eq!(failure, None);
+    assert!(client.transcript().lines().all(|l| !l.contains("dQ==") && !l.contains("cA==")));
+    let clear = "
+        S: 220 x
+        C: EHLO mx.sender.example
+        S: 250-x
+        S: 250 AUTH PLAIN";
+    let (_, _, failure) = play(self::client().with_credentials(&credentials), vec![], clear);
+    assert_eq!(failure, Some(Failure::NoAuth));
+}
+
+#[test]
+fn requiretls_is_asked_of_servers_that_have_it_only() {
+    let mail = || Envelope { require_tls: true, ..envelope(&["b@x.example"]) };
+    let script = "
+        S: 220 x
+        C: EHLO mx.sender.example
+        S: 250-x
+        S: 250 STARTTLS
+        C: STARTTLS
+        S: 220 go
+        T: handshake
+        C: EHLO mx.sender.example
+        S: 250-x
+        S: 250 REQUIRETLS
+        C: MAIL FROM:<alice@sender.example> REQUIRETLS
+        S: 550 no
+        C: RSET
+        S: 250 ok
+        C: QUIT
+        S: 221 bye";
+    play(client(), vec![mail()], script);
+    let without = "
+        S: 220 x
+        C: EHLO mx.sender.example
+        S: 250-x
+        S: 250 REQUIRETLS
+        C: QUIT
+        S: 221 bye";
+    let (_, finished, _) = play(client(), vec![mail()], without);
+    assert_eq!(finished[0][0], Outcome::Failed(Failure::NeedsRequireTls));
+}

@@ -72,7 +72,11 @@ pub async fn lock_address(tx: &mut sqlx::PgConnection, address: &Address) -> Res
     if taken { Err(Status::already_exists(format!("{address} exists"))) } else { Ok(()) }
 }
 
-pub async fn set_password(pool: &PgPool, passwords: &Passwords, request: SetPasswordRequest) -> Result<Account, Status> {
+pub async fn set_password(
+    pool: &PgPool,
+    passwords: &Passwords,
+    request: SetPasswordRequest,
+) -> Result<Account, Status> {
     let address = address(&request.address)?;
     if request.password.is_empty() {
         return Err(Status::invalid_argument("password is empty"));

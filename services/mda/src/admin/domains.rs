@@ -50,13 +50,12 @@ pub async fn get(pool: &PgPool, domain: &Domain) -> Result<Answer, Status> {
     if !exists {
         return Err(Status::not_found(format!("domain {domain} is not ours")));
     }
-    let keys: Vec<(String, String, String)> = sqlx::query_as(
-        "select selector, algorithm, public_key from dkim_keys where domain = $1 order by selector",
-    )
-    .bind(domain.as_str())
-    .fetch_all(pool)
-    .await
-    .map_err(status)?;
+    let keys: Vec<(String, String, String)> =
+        sqlx::query_as("select selector, algorithm, public_key from dkim_keys where domain = $1 order by selector")
+            .bind(domain.as_str())
+            .fetch_all(pool)
+            .await
+            .map_err(status)?;
     let txt = |name: String, value: String| DnsRecord { name, r#type: "TXT".into(), value };
     let dkim = keys.into_iter().map(|(selector, algorithm, public)| {
         txt(format!("{selector}._domainkey.{domain}"), format!("v=DKIM1; k={algorithm}; p={public}"))

@@ -47,10 +47,7 @@ impl admin_server::Admin for Admin {
         domains::get(&self.pool, &domain(&request.into_inner().name)?).await.map(Response::new)
     }
 
-    async fn list_domains(
-        &self,
-        _: Request<ListDomainsRequest>,
-    ) -> Result<Response<ListDomainsResponse>, Status> {
+    async fn list_domains(&self, _: Request<ListDomainsRequest>) -> Result<Response<ListDomainsResponse>, Status> {
         domains::list(&self.pool).await.map(Response::new)
     }
 

@@ -75,12 +75,13 @@ impl directory_server::Directory for Directory {
     }
 
     async fn dkim_keys(&self, request: Request<DkimKeysRequest>) -> Result<Response<DkimKeysResponse>, Status> {
-        let rows: Vec<(String, String, Vec<u8>)> =
-            sqlx::query_as("select selector, algorithm, private_key from dkim_keys where domain = $1 order by selector")
-                .bind(request.into_inner().domain.to_ascii_lowercase())
-                .fetch_all(&self.pool)
-                .await
-                .map_err(status)?;
+        let rows: Vec<(String, String, Vec<u8>)> = sqlx::query_as(
+            "select selector, algorithm, private_key from dkim_keys where domain = $1 order by selector",
+        )
+        .bind(request.into_inner().domain.to_ascii_lowercase())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(status)?;
         let key = |(selector, algorithm, private_key): (_, _, Vec<u8>)| DkimKey {
             selector,
             algorithm,

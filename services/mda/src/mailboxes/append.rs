@@ -35,7 +35,9 @@ pub async fn append(
     let (flags, keywords) = check_flags(&target.flags.unwrap_or_default())?;
     let internal_date = match target.internal_date_ms {
         0 => None,
-        ms => Some(DateTime::<Utc>::from_timestamp_millis(ms).ok_or_else(|| Status::invalid_argument("internal date"))?),
+        ms => {
+            Some(DateTime::<Utc>::from_timestamp_millis(ms).ok_or_else(|| Status::invalid_argument("internal date"))?)
+        }
     };
     let content = content::gather(stream, first.content, limit, |r| r.content).await?;
     let stored = content::prepare(&content)?;

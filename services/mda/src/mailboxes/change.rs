@@ -263,10 +263,7 @@ pub async fn expunge(pool: &PgPool, request: ExpungeRequest) -> Result<ExpungeRe
         remove(&mut tx, account_id, mailbox_id, highest_modseq, &uids).await.map_err(status)?;
     }
     tx.commit().await.map_err(status)?;
-    Ok(ExpungeResponse {
-        expunged: ranges(uids.into_iter().map(uid)),
-        highest_modseq: ids::unsigned(highest_modseq),
-    })
+    Ok(ExpungeResponse { expunged: ranges(uids.into_iter().map(uid)), highest_modseq: ids::unsigned(highest_modseq) })
 }
 
 /// Takes messages out of a locked mailbox, tells so to those who were away, lets go of contents.

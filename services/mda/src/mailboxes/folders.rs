@@ -46,12 +46,8 @@ pub async fn list(pool: &PgPool, request: ListRequest) -> Result<ListResponse, S
     .fetch_all(pool)
     .await
     .map_err(status)?;
-    let mailbox = |(id, name, special_use, subscribed)| Mailbox {
-        mailbox_id: ids::unsigned(id),
-        name,
-        special_use,
-        subscribed,
-    };
+    let mailbox =
+        |(id, name, special_use, subscribed)| Mailbox { mailbox_id: ids::unsigned(id), name, special_use, subscribed };
     Ok(ListResponse { mailboxes: rows.into_iter().map(mailbox).collect() })
 }
 

@@ -42,7 +42,8 @@ impl spool_server::Spool for Spool {
         async {
             let mut stream = request.into_inner();
             let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("empty stream"))?;
-            let envelope = first.envelope.ok_or_else(|| Status::invalid_argument("the first request has no envelope"))?;
+            let envelope =
+                first.envelope.ok_or_else(|| Status::invalid_argument("the first request has no envelope"))?;
             tracing::Span::current().record("mail.queue_id", &envelope.queue_id);
             let content = content::gather(stream, first.content, self.max_message_size, |r| r.content).await?;
             self.accepting.accept(Draft { envelope, content }).await?;
@@ -66,13 +67,14 @@ impl spool_server::Spool for Spool {
 
     async fn content(&self, request: Request<ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
         let request = request.into_inner();
-        let row: Option<(i32, Vec<u8>, Vec<u8>)> =
-            sqlx::query_as("select size, header, case when $2 then ''::bytea else body end from contents where id = $1")
-                .bind(ids::parse(&request.queue_id)?)
-                .bind(request.header_only)
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(status)?;
+        let row: Option<(i32, Vec<u8>, Vec<u8>)> = sqlx::query_as(
+            "select size, header, case when $2 then ''::bytea else body end from contents where id = $1",
+        )
+        .bind(ids::parse(&request.queue_id)?)
+        .bind(request.header_only)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(status)?;
         let (size, header, body) = row.ok_or_else(|| Status::not_found("no such message"))?;
         let size = usize::try_from(size).unwrap_or_default();
         let header = content::decompress(&header, size)?;

@@ -9,6 +9,13 @@ pub struct Capabilities {
     pub starttls: bool,
     pub dsn: bool,
     pub enhanced_status_codes: bool,
+    /// BDAT (RFC 3030).
+    pub chunking: bool,
+    /// RFC 8689; counts inside TLS only.
+    pub requiretls: bool,
+    /// SASL mechanisms that a smarthost offers and we speak (RFC 4954).
+    pub auth_plain: bool,
+    pub auth_login: bool,
     /// Offered at all (RFC 1870 §3).
     pub size: bool,
     /// Octets; `None` when the server names no limit.
@@ -28,6 +35,14 @@ impl Capabilities {
                 "STARTTLS" => found.starttls = true,
                 "DSN" => found.dsn = true,
                 "ENHANCEDSTATUSCODES" => found.enhanced_status_codes = true,
+                "CHUNKING" => found.chunking = true,
+                "REQUIRETLS" => found.requiretls = true,
+                "AUTH" => {
+                    for mechanism in words {
+                        found.auth_plain |= mechanism.eq_ignore_ascii_case("PLAIN");
+                        found.auth_login |= mechanism.eq_ignore_ascii_case("LOGIN");
+                    }
+                }
                 "SIZE" => {
                     found.size = true;
                     // RFC 1870 §3: zero means no fixed maximum.

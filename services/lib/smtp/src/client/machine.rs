@@ -1,6 +1,8 @@
 use std::{collections::VecDeque, fmt::Write as _, time::Duration};
 
-use super::{Capabilities, DotStuffer, Envelope, Failure, Outcome, ReplyParser, Stage};
+use super::{
+    Capabilities, Credentials, Envelope, Failure, Outcome, ReplyParser, Stage, auth::Login, content::Encoder,
+};
 use crate::{Reply, Transcript};
 
 /// Whether to encrypt.
@@ -42,6 +44,7 @@ enum State {
     Helo,
     StartTls,
     Handshake,
+    Auth,
     Idle,
     /// Replies outstanding as `Client::expected` lists them.
     Envelope,
@@ -83,7 +86,9 @@ pub struct Client {
     transaction: Option<Transaction>,
     finished: Option<Vec<Outcome>>,
     failure: Option<Failure>,
-    stuffer: DotStuffer,
+    login: Option<Login>,
+    may_chunk: bool,
+    encoder: Encoder,
     transcript: Transcript,
 }
 
@@ -101,9 +106,23 @@ impl Client {
             transaction: None,
             finished: None,
             failure: None,
-            stuffer: DotStuffer::default(),
+            login: None,
+            may_chunk: true,
+            encoder: Encoder::default(),
             transcript: Transcript::default(),
         }
+    }
+
+    /// Authenticates before mail is sent (RFC 4954), over TLS only.
+    pub fn with_credentials(mut self, credentials: &Credentials) -> Self {
+        self.login = Some(Login::new(credentials));
+        self
+    }
+
+    /// DATA also where BDAT (RFC 3030) is offered.
+    pub fn without_chunking(mut self) -> Self {
+        self.may_chunk = false;
+        self
     }
 
     /// What to do now. Asked again before it is done, it may answer something else: each
@@ -203,21 +222,29 @@ impl Client {
         self.state = State::Envelope;
     }
 
-    /// Appends a chunk of the content to `out`, dot-stuffed.
+    /// Appends a chunk of the content to `out`: dot-stuffed, or as a BDAT command.
     pub fn encode(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
-        self.stuffer.encode(chunk, out);
+        if self.state == State::Content {
+            self.encoder.encode(chunk, out);
+        }
     }
 
-    /// Appends the final dot to `out`; the server's answer decides for all accepted recipients.
+    /// Appends the end of content to `out` (the final dot, or the last BDAT); the server's answer
+    /// decides for all accepted recipients.
     pub fn end_of_content(&mut self, out: &mut Vec<u8>) {
         if self.state == State::Content {
-            self.stuffer.finish(out);
+            let end = self.encoder.finish(out);
             if let Some(transaction) = &self.transaction {
                 self.transcript.client(&format!("[content of {} octets]", transaction.envelope.size));
             }
-            self.transcript.client(".");
+            self.transcript.client(&end);
             self.state = State::FinalDot;
         }
+    }
+
+    /// Content is being sent, and nothing speaks against going on.
+    pub fn wants_content(&self) -> bool {
+        self.state == State::Content
     }
 
     /// Ends the connection politely; only when [`Action::Idle`] was asked for.
@@ -263,15 +290,22 @@ impl Client {
                 }
                 self.state = State::Handshake;
             }
-            State::StartTls if self.start_tls == StartTls::Opportunistic => self.ready(),
+            State::StartTls if self.start_tls == StartTls::Opportunistic => self.secured(),
+            State::Auth => self.on_auth_reply(reply),
             State::Greeting | State::Ehlo | State::Helo | State::StartTls => self.refuse_connection(reply),
             State::Envelope => self.on_envelope_reply(reply),
             State::Data if reply.code == 354 => {
-                self.stuffer = DotStuffer::default();
+                self.encoder = Encoder::data();
                 self.state = State::Content;
             }
             State::Data => self.finish_with_reset(&Outcome::Refused { stage: Stage::Data, reply }),
-            // An answer before the end of content cannot belong to it.
+            // RFC 3030 §4.2: each chunk has its answer; after a refused one the server takes no more.
+            State::Content | State::FinalDot if self.encoder.take_outstanding() => {
+                if !reply.is_positive() {
+                    self.finish(&Outcome::Refused { stage: Stage::Content, reply }, State::Closed);
+                }
+            }
+            // An answer before the end of content is no yes to it; a no is meant for it.
             State::Content => self.fail(Failure::Refused { stage: Stage::Content, reply }),
             State::FinalDot if reply.code / 100 == 2 => self.finish(&Outcome::Accepted(reply), State::Idle),
             State::FinalDot => self.finish(&Outcome::Refused { stage: Stage::Content, reply }, State::Idle),
@@ -284,13 +318,42 @@ impl Client {
     fn on_hello(&mut self, capabilities: Capabilities) {
         self.capabilities = capabilities;
         match (self.start_tls, self.encrypted, self.capabilities.starttls) {
-            (StartTls::Never, ..) | (_, true, _) | (StartTls::Opportunistic, _, false) => self.ready(),
+            (StartTls::Never, ..) | (_, true, _) | (StartTls::Opportunistic, _, false) => self.secured(),
             (StartTls::Required, _, false) => self.fail(Failure::NoTls),
             (_, false, true) => {
                 self.command("STARTTLS");
                 self.state = State::StartTls;
             }
         }
+    }
+
+    /// As secure as it gets: credentials, then mail.
+    fn secured(&mut self) {
+        let offered = self.capabilities.clone();
+        match self.login.as_mut().map(|login| login.start(&offered, self.encrypted)) {
+            None => self.ready(),
+            Some(Some(first)) => {
+                self.say_secret(&first);
+                self.state = State::Auth;
+            }
+            Some(None) => self.fail(Failure::NoAuth),
+        }
+    }
+
+    fn on_auth_reply(&mut self, reply: Reply) {
+        match self.login.as_mut().and_then(|login| login.answer(&reply)) {
+            _ if reply.code == 235 => self.ready(),
+            Some(next) => self.say_secret(&next),
+            None => self.refuse_connection(reply),
+        }
+    }
+
+    /// Credentials are in no transcript.
+    fn say_secret(&mut self, line: &str) {
+        let shown = if line.starts_with("AUTH ") { line.split(' ').take(2).collect::<Vec<_>>().join(" ") } else { String::new() };
+        self.transcript.client(format!("{shown} [credentials]").trim_start());
+        self.out.extend_from_slice(line.as_bytes());
+        self.out.extend_from_slice(b"\r\n");
     }
 
     fn ready(&mut self) {
@@ -330,6 +393,10 @@ impl Client {
             (false, _) => {}
             // Every recipient has its refusal already.
             (true, 0) => self.finish_with_reset(&Outcome::Failed(Failure::Closed)),
+            (true, _) if self.may_chunk && self.capabilities.chunking && self.capabilities.pipelining => {
+                self.encoder = Encoder::chunks();
+                self.state = State::Content;
+            }
             (true, _) => {
                 self.command("DATA");
                 self.state = State::Data;
@@ -354,6 +421,7 @@ impl Client {
             State::Greeting => Stage::Greeting,
             State::Ehlo | State::Helo | State::Handshake => Stage::Hello,
             State::StartTls => Stage::StartTls,
+            State::Auth => Stage::Auth,
             State::Envelope => match self.transaction.as_ref().and_then(|t| t.expected.front()) {
                 Some(Expected::Mail) => Stage::Mail,
                 _ => Stage::Rcpt,
@@ -388,6 +456,9 @@ impl Client {
         if paths().any(|p| p.chars().any(|c| c.is_control() || c == '<' || c == '>')) {
             return Some(Failure::UnsendableAddress);
         }
+        if envelope.require_tls && !(self.encrypted && self.capabilities.requiretls) {
+            return Some(Failure::NeedsRequireTls);
+        }
         let international = envelope.smtputf8 || paths().any(|p| !p.is_ascii());
         if international && !self.capabilities.smtputf8 {
             return Some(Failure::NeedsSmtputf8);
@@ -416,6 +487,9 @@ fn mail_command(envelope: &Envelope, offered: &Capabilities) -> String {
         || envelope.recipients.iter().any(|r| !r.forward_path.is_ascii());
     if offered.smtputf8 && international {
         line.push_str(" SMTPUTF8");
+    }
+    if envelope.require_tls {
+        line.push_str(" REQUIRETLS");
     }
     if offered.dsn {
         parameter(&mut line, "RET", &envelope.ret);

@@ -42,12 +42,15 @@
 //! # }
 //! ```
 
+mod auth;
 mod capabilities;
+mod content;
 mod dot_stuffing;
 mod machine;
 mod outcome;
 mod reply_parser;
 
+pub use auth::Credentials;
 pub use capabilities::Capabilities;
 pub use dot_stuffing::DotStuffer;
 pub use machine::{Action, Client, StartTls};

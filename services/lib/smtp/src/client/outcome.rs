@@ -14,6 +14,8 @@ pub struct Envelope {
     pub eight_bit: bool,
     /// Needs SMTPUTF8 (RFC 6531); refused when the server lacks it.
     pub smtputf8: bool,
+    /// Only over TLS to servers that go on requiring it (RFC 8689).
+    pub require_tls: bool,
     /// RFC 3461 §4.4 and §4.3, in their encoded form; empty is none. Sent where DSN is offered.
     pub envid: String,
     pub ret: String,
@@ -34,6 +36,7 @@ pub enum Stage {
     Greeting,
     Hello,
     StartTls,
+    Auth,
     Mail,
     Rcpt,
     Data,
@@ -103,6 +106,12 @@ pub enum Failure {
     /// Transient: the handshake failed.
     #[error("TLS failed: {0}")]
     Tls(String),
+    /// Transient: the smarthost offers no AUTH that we speak, or not over TLS.
+    #[error("peer offers no AUTH PLAIN or LOGIN over TLS")]
+    NoAuth,
+    /// Permanent: the server does not support REQUIRETLS (RFC 8689 §4.2.1; 5.7.30).
+    #[error("message requires TLS on the whole way, and the peer does not support REQUIRETLS")]
+    NeedsRequireTls,
     /// Permanent: larger than the server takes (RFC 1870 §6.2; 5.3.4).
     #[error("message is larger than the {limit} octets that the peer accepts")]
     TooLarge { limit: u64 },
@@ -117,7 +126,9 @@ pub enum Failure {
 impl Failure {
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::TooLarge { .. } | Self::NeedsSmtputf8 | Self::UnsendableAddress => true,
+            Self::TooLarge { .. } | Self::NeedsSmtputf8 | Self::UnsendableAddress | Self::NeedsRequireTls => true,
+            // Our own credentials are wrong: no reason to return mail.
+            Self::Refused { stage: Stage::Auth, .. } => false,
             // Another host of the domain may think otherwise (RFC 5321 §5.1): the caller decides
             // when there is none left.
             Self::Refused { reply, .. } => reply.is_permanent(),

@@ -15,14 +15,20 @@ pub enum Command {
     Noop,
     Quit,
     Vrfy,
+    Expn,
     Help,
+    /// RFC 3030 §2: this many octets follow as they are.
+    Bdat {
+        size: u64,
+        last: bool,
+    },
     StartTls,
     /// The initial response still in base64.
     Auth {
         mechanism: String,
         initial: Option<String>,
     },
-    /// Known, but not implemented: EXPN, TURN, BDAT, …
+    /// Known, but not implemented: TURN, ETRN, …
     NotImplemented,
 }
 
@@ -37,9 +43,36 @@ pub struct MailFrom {
     pub eight_bit: bool,
     /// RFC 6531.
     pub smtputf8: bool,
+    /// BODY=BINARYMIME (RFC 3030 §3).
+    pub binary: bool,
+    /// RFC 8689: never without TLS, to the end of the way.
+    pub require_tls: bool,
+    /// RFC 4865.
+    pub hold: Option<Hold>,
+    /// RFC 6710: -9 to 9.
+    pub priority: Option<i8>,
     /// RFC 3461 §4.3 and §4.4; empty when not given, else as sent (xtext).
     pub ret: String,
     pub envid: String,
+}
+
+/// When a message may be released at the earliest (RFC 4865 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// HOLDFOR: seconds from now.
+    For(u64),
+    /// HOLDUNTIL: seconds since 1970.
+    Until(i64),
+}
+
+impl Hold {
+    /// Seconds from `now` (since 1970) on; what is past is released at once.
+    pub fn seconds(self, now: i64) -> u64 {
+        match self {
+            Self::For(seconds) => seconds,
+            Self::Until(at) => u64::try_from(at.saturating_sub(now)).unwrap_or_default(),
+        }
+    }
 }
 
 /// RCPT TO with its parameters.
@@ -102,7 +135,10 @@ impl Command {
             "VRFY" if rest.is_empty() => Err(SyntaxError::Arguments),
             "VRFY" => Ok(Self::Vrfy),
             "AUTH" => auth(rest),
-            "EXPN" | "SEND" | "SOML" | "SAML" | "TURN" | "ETRN" | "BDAT" => Ok(Self::NotImplemented),
+            "EXPN" if rest.is_empty() => Err(SyntaxError::Arguments),
+            "EXPN" => Ok(Self::Expn),
+            "BDAT" => bdat(rest),
+            "SEND" | "SOML" | "SAML" | "TURN" | "ETRN" => Ok(Self::NotImplemented),
             _ => Err(SyntaxError::Unknown),
         }
     }
@@ -149,6 +185,19 @@ fn rcpt(rest: &str) -> Result<RcptTo, SyntaxError> {
     Ok(rcpt)
 }
 
+/// `BDAT size [LAST]` (RFC 3030 §2).
+fn bdat(rest: &str) -> Result<Command, SyntaxError> {
+    let mut words = rest.split(' ').filter(|w| !w.is_empty());
+    let size = words.next().filter(|w| w.len() <= 20 && w.bytes().all(|b| b.is_ascii_digit()));
+    let size = size.and_then(|w| w.parse().ok()).ok_or(SyntaxError::Arguments)?;
+    let last = match words.next() {
+        None => false,
+        Some(word) if word.eq_ignore_ascii_case("LAST") => true,
+        Some(_) => return Err(SyntaxError::Arguments),
+    };
+    if words.next().is_some() { Err(SyntaxError::Arguments) } else { Ok(Command::Bdat { size, last }) }
+}
+
 /// `AUTH mechanism [initial-response]` (RFC 4954 §4).
 fn auth(rest: &str) -> Result<Command, SyntaxError> {
     let mut words = rest.split(' ').filter(|w| !w.is_empty());
@@ -169,6 +218,9 @@ mod tests {
     #[test]
     fn commands_in_any_case() {
         assert_eq!(Command::parse(b"ehlo [192.0.2.1]"), Ok(Command::Ehlo("[192.0.2.1]".into())));
+        assert_eq!(Command::parse(b"bdat 007 last"), Ok(Command::Bdat { size: 7, last: true }));
+        assert_eq!(Command::parse(b"BDAT 99999999999999999999"), Err(SyntaxError::Arguments));
+        assert_eq!(Command::parse(b"BDAT 1 LAST x"), Err(SyntaxError::Arguments));
         assert_eq!(Command::parse(b"Data  "), Ok(Command::Data));
         assert_eq!(Command::parse(b"noop whatever"), Ok(Command::Noop));
         let Ok(Command::Mail(mail)) = Command::parse(b"mail from:<a@x.example> size=3") else { panic!() };

@@ -8,17 +8,36 @@ pub enum Defect {
     BareLineEnd,
     /// RFC 5321 §4.5.2 allows the characters 1 to 127, 8BITMIME those above.
     Nul,
+    /// RFC 5321 §4.5.3.1.6.
+    LongLine,
     TooLarge,
 }
 
-/// Receives content until CRLF.CRLF (RFC 5321 §4.1.1.4) and undoes dot-stuffing (§4.5.2).
+/// What is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Octets of content.
+    pub content: u64,
+    /// Octets of a line without its CRLF; 0 is no limit.
+    pub line: usize,
+}
+
+/// Up to here a growing content doubles its room.
+const DOUBLING: usize = 1 << 20;
+
+/// Receives content: after DATA until CRLF.CRLF (RFC 5321 §4.1.1.4), with dot-stuffing undone
+/// (§4.5.2), or in chunks as they are (RFC 3030).
 #[derive(Debug)]
 pub struct ContentReader {
     state: State,
     content: Vec<u8>,
     /// Octets of content seen, also those that were thrown away.
     seen: u64,
-    limit: u64,
+    /// Octets of the line so far.
+    line: usize,
+    limits: Limits,
+    /// BODY=BINARYMIME: any octet may stand anywhere (RFC 3030 §3).
+    binary: bool,
     defect: Option<Defect>,
     discarding: bool,
 }
@@ -34,14 +53,16 @@ enum State {
 }
 
 impl ContentReader {
-    pub fn new(limit: u64, expected: u64) -> Self {
+    pub fn new(limits: Limits, expected: u64, binary: bool) -> Self {
         // What is announced is reserved up to a bound: the client need not keep its word.
-        let capacity = usize::try_from(expected.min(limit).min(64 * 1024)).unwrap_or_default();
+        let capacity = usize::try_from(expected.min(limits.content).min(64 * 1024)).unwrap_or_default();
         Self {
             state: State::LineStart,
             content: Vec::with_capacity(capacity + 2),
             seen: 0,
-            limit,
+            line: 0,
+            limits,
+            binary,
             defect: None,
             discarding: false,
         }
@@ -64,8 +85,55 @@ impl ContentReader {
     }
 
     /// The content, or why there is none.
-    pub fn finish(self) -> Result<Vec<u8>, Defect> {
+    pub fn finish(mut self) -> Result<Vec<u8>, Defect> {
+        if self.state == State::Cr && !self.binary {
+            self.fail(Defect::BareLineEnd);
+        }
         self.defect.map_or(Ok(self.content), Err)
+    }
+
+    /// Takes octets of a chunk as they are.
+    pub fn take(&mut self, bytes: &[u8]) {
+        if !self.binary {
+            self.check(bytes);
+        }
+        self.push(bytes);
+    }
+
+    /// A chunk's text follows the same rules as DATA's; only BINARYMIME lifts them. A line end
+    /// may lie across two chunks.
+    fn check(&mut self, bytes: &[u8]) {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            at += 1;
+            self.state = match (self.state, byte) {
+                (State::Cr, b'\n') => {
+                    self.line = 0;
+                    State::LineStart
+                }
+                (State::Cr, _) => {
+                    self.fail(Defect::BareLineEnd);
+                    at -= 1;
+                    State::Text
+                }
+                (_, b'\r') => State::Cr,
+                (_, b'\n') => {
+                    self.fail(Defect::BareLineEnd);
+                    State::Text
+                }
+                (_, 0) => {
+                    self.fail(Defect::Nul);
+                    State::Text
+                }
+                (_, _) => {
+                    let rest = bytes.get(at - 1..).unwrap_or_default();
+                    let length = memchr::memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
+                    self.lengthen(length);
+                    at += length - 1;
+                    State::Text
+                }
+            };
+        }
     }
 
     /// Consumes input up to the end of data; `true` when that is reached.
@@ -89,6 +157,7 @@ impl ContentReader {
                 }
                 (State::Cr, b'\n') => {
                     self.push(b"\r\n");
+                    self.line = 0;
                     State::LineStart
                 }
                 (State::Cr, _) => {
@@ -110,6 +179,7 @@ impl ContentReader {
                     let rest = input.get(start..).unwrap_or_default();
                     let length = memchr::memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
                     at = start + length;
+                    self.lengthen(length);
                     self.push(rest.get(..length).unwrap_or_default());
                     State::Text
                 }
@@ -121,11 +191,23 @@ impl ContentReader {
 
     fn push(&mut self, bytes: &[u8]) {
         self.seen = self.seen.saturating_add(bytes.len() as u64);
-        if self.seen > self.limit {
+        if self.seen > self.limits.content {
             self.fail(Defect::TooLarge);
         }
         if !self.discarding {
+            let missing = (self.content.len() + bytes.len()).saturating_sub(self.content.capacity());
+            if missing > 0 && self.content.len() > DOUBLING {
+                // A vector that doubles would hold a large message twice.
+                self.content.reserve_exact(missing.max(self.content.len() / 4));
+            }
             self.content.extend_from_slice(bytes);
+        }
+    }
+
+    fn lengthen(&mut self, octets: usize) {
+        self.line = self.line.saturating_add(octets);
+        if self.limits.line > 0 && self.line > self.limits.line {
+            self.fail(Defect::LongLine);
         }
     }
 
@@ -137,16 +219,34 @@ impl ContentReader {
     }
 }
 
+/// Whether content holds what only BINARYMIME may carry: NUL, or CR and LF apart.
+pub fn is_binary(content: &[u8]) -> bool {
+    let mut after_cr = false;
+    let mut at = 0;
+    while let Some(hit) = content.get(at..).and_then(|rest| memchr::memchr3(b'\r', b'\n', 0, rest)) {
+        let follows_cr = after_cr && hit == 0;
+        match (content.get(at + hit), follows_cr) {
+            (Some(b'\n'), true) => after_cr = false,
+            (Some(b'\r'), false) if !after_cr => after_cr = true,
+            _ => return true,
+        }
+        at += hit + 1;
+    }
+    after_cr
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    const LIMITS: Limits = Limits { content: 1000, line: 998 };
+
     type Outcome = (Result<Vec<u8>, Defect>, Vec<u8>);
 
     /// The content and what is left behind its end; `None` when there is no end.
     fn read(chunks: &[&[u8]]) -> Option<Outcome> {
-        let mut reader = ContentReader::new(1000, 0);
+        let mut reader = ContentReader::new(LIMITS, 0, false);
         let mut input = BytesMut::new();
         let mut ended = false;
         for chunk in chunks {
@@ -199,10 +299,41 @@ mod tests {
 
     #[test]
     fn a_large_message_is_not_kept() {
-        let mut reader = ContentReader::new(10, u64::MAX);
+        let mut reader = ContentReader::new(Limits { content: 10, ..LIMITS }, u64::MAX, false);
         let mut input = BytesMut::from(b"0123456789\r\nmore\r\n.\r\n".as_slice());
         assert!(reader.read(&mut input));
         assert_eq!(reader.held(), 0);
         assert_eq!(reader.finish(), Err(Defect::TooLarge));
+    }
+
+    fn chunks(binary: bool, chunks: &[&[u8]]) -> Result<Vec<u8>, Defect> {
+        let mut reader = ContentReader::new(Limits { content: 1000, line: 10 }, 0, binary);
+        chunks.iter().for_each(|chunk| reader.take(chunk));
+        reader.finish()
+    }
+
+    #[test]
+    fn chunks_are_taken_as_they_are() {
+        assert_eq!(chunks(false, &[b"a\r\n.\r", b"\n..b"]).unwrap(), b"a\r\n.\r\n..b");
+        for bad in ["a\nb", "a\rb", "a\r", "\n.\n", "\r\r\n"] {
+            assert_eq!(chunks(false, &[bad.as_bytes()]), Err(Defect::BareLineEnd), "{bad:?}");
+            let (one, two) = bad.as_bytes().split_at(1);
+            assert_eq!(chunks(false, &[one, two]), Err(Defect::BareLineEnd), "{bad:?}");
+            assert_eq!(chunks(true, &[bad.as_bytes()]).unwrap(), bad.as_bytes());
+            assert!(is_binary(bad.as_bytes()), "{bad:?}");
+        }
+        assert_eq!(chunks(false, &[b"\0"]), Err(Defect::Nul));
+        assert!(is_binary(b"x\0") && !is_binary(b"a\r\nb\r\n\r\n") && !is_binary(b""));
+    }
+
+    #[test]
+    fn long_lines_are_refused_however_they_come() {
+        assert!(chunks(false, &[b"0123456789\r\n", b"0123456789"]).is_ok());
+        assert_eq!(chunks(false, &[b"012345", b"67890"]), Err(Defect::LongLine));
+        assert_eq!(content(&[&[b'x'; 998][..], b"\r\n.\r\n"].concat()).len(), 1000);
+        let long = [&[b'x'; 500][..], &[b'y'; 499], b"\r\n.\r\n"].concat();
+        assert_eq!(read(&[&long[..500], &long[500..]]).unwrap().0, Err(Defect::LongLine));
+        // The stuffed dot is no part of the line.
+        assert!(read(&[b".", &[b'.'; 998], b"\r\n.\r\n"]).unwrap().0.is_err_and(|d| d == Defect::TooLarge) == false);
     }
 }

@@ -35,9 +35,11 @@
 
 mod command;
 mod content;
+mod date_time;
 mod parameters;
 mod path;
 mod session;
 
-pub use command::{Command, MailFrom, RcptTo, SyntaxError};
+pub use command::{Command, Hold, MailFrom, RcptTo, SyntaxError};
+pub use content::is_binary;
 pub use session::{Config, Effect, Hello, Session};

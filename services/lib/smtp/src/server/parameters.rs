@@ -1,7 +1,11 @@
 //! Parameters of MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531),
-//! DSN (RFC 3461), AUTH (RFC 4954).
+//! DSN (RFC 3461), AUTH (RFC 4954), BINARYMIME (RFC 3030), REQUIRETLS (RFC 8689),
+//! FUTURERELEASE (RFC 4865), MT-PRIORITY (RFC 6710).
 
-use super::command::{MailFrom, RcptTo, SyntaxError};
+use super::{
+    command::{Hold, MailFrom, RcptTo, SyntaxError},
+    date_time,
+};
 
 /// `esmtp-param` words: keyword and value, each keyword once.
 fn words(text: &str) -> Result<Vec<(String, &str)>, SyntaxError> {
@@ -31,7 +35,20 @@ pub fn mail(text: &str, mail: &mut MailFrom) -> Result<(), SyntaxError> {
                 mail.size = Some(value.parse().unwrap_or(u64::MAX));
             }
             "BODY" if value.eq_ignore_ascii_case("8BITMIME") => mail.eight_bit = true,
+            // Binary content needs all that 8-bit text needs.
+            "BODY" if value.eq_ignore_ascii_case("BINARYMIME") => (mail.eight_bit, mail.binary) = (true, true),
             "BODY" if value.eq_ignore_ascii_case("7BIT") => {}
+            "REQUIRETLS" if value.is_empty() => mail.require_tls = true,
+            // RFC 4865 §4: one of the two, once; at most nine digits.
+            "HOLDFOR" | "HOLDUNTIL" if mail.hold.is_some() => return Err(SyntaxError::Parameter),
+            "HOLDFOR" if (1..=9).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_digit()) => {
+                mail.hold = value.parse().ok().map(Hold::For);
+            }
+            "HOLDUNTIL" => {
+                let at = date_time::parse(value).ok_or(SyntaxError::Parameter)?;
+                mail.hold = Some(Hold::Until(at));
+            }
+            "MT-PRIORITY" => mail.priority = Some(priority(value).ok_or(SyntaxError::Parameter)?),
             "SMTPUTF8" if value.is_empty() => mail.smtputf8 = true,
             "RET" if value.eq_ignore_ascii_case("FULL") || value.eq_ignore_ascii_case("HDRS") => {
                 mail.ret = value.to_ascii_uppercase();
@@ -40,7 +57,7 @@ pub fn mail(text: &str, mail: &mut MailFrom) -> Result<(), SyntaxError> {
             "ENVID" if value.len() <= 100 && is_xtext(value) => value.clone_into(&mut mail.envid),
             // RFC 4954 §5: we trust nobody enough to take it over, so it is as if it were "<>".
             "AUTH" if value == "<>" || is_xtext(value) => {}
-            "SIZE" | "BODY" | "SMTPUTF8" | "RET" | "ENVID" | "AUTH" => return Err(SyntaxError::Parameter),
+            "SIZE" | "BODY" | "SMTPUTF8" | "RET" | "ENVID" | "AUTH" | "REQUIRETLS" | "HOLDFOR" => return Err(SyntaxError::Parameter),
             _ => return Err(SyntaxError::UnknownParameter),
         }
     }
@@ -58,6 +75,13 @@ pub fn rcpt(text: &str, rcpt: &mut RcptTo) -> Result<(), SyntaxError> {
         }
     }
     Ok(())
+}
+
+/// `-9` to `9` (RFC 6710 §6).
+fn priority(value: &str) -> Option<i8> {
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let valid = digits.len() == 1 && digits.bytes().all(|b| b.is_ascii_digit());
+    if valid { value.parse().ok() } else { None }
 }
 
 /// `NEVER`, or a list of the others without repetition (RFC 3461 §4.1).
@@ -111,7 +135,16 @@ mod tests {
         mail("SIZE=99999999999999999999", &mut m).unwrap();
         assert_eq!(m.size, Some(u64::MAX));
         for bad in
-            ["SIZE=x", "SIZE", "SIZE=", "SIZE=1 SIZE=1", "BODY=BINARYMIME", "RET=X", "ENVID=a+2", "ENVID=a=b", "=x"]
+            ["SIZE=x", "SIZE", "SIZE=", "SIZE=1 SIZE=1", "BODY=BINARY", "RET=X", "ENVID=a+2", "ENVID=a=b", "=x"]
+        {
+            assert_eq!(mail(bad, &mut MailFrom::default()), Err(SyntaxError::Parameter), "{bad}");
+        }
+        let mut m = MailFrom::default();
+        mail("BODY=BINARYMIME REQUIRETLS HOLDUNTIL=2026-11-01T10:00:00Z MT-PRIORITY=-3", &mut m).unwrap();
+        assert_eq!((m.binary, m.require_tls, m.priority), (true, true, Some(-3)));
+        assert_eq!(m.hold, Some(Hold::Until(1_793_527_200)));
+        for bad in ["REQUIRETLS=1", "HOLDFOR=", "HOLDFOR=-1", "HOLDFOR=1234567890", "HOLDUNTIL=tomorrow", "HOLDUNTIL",
+            "HOLDFOR=1 HOLDUNTIL=2026-11-01T10:00:00Z", "MT-PRIORITY=10", "MT-PRIORITY=+1", "MT-PRIORITY"]
         {
             assert_eq!(mail(bad, &mut MailFrom::default()), Err(SyntaxError::Parameter), "{bad}");
         }
