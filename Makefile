@@ -1,10 +1,10 @@
-# make demo | test | check | bench: everything a newcomer runs. Missing packages are installed
+# make demo | test | check | chart | images | bench: everything a newcomer runs. Missing packages are installed
 # when run as root, else they are named.
 SHELL := /bin/bash
 PACKAGES := deploy/packages.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo test check bench fmt
+.PHONY: demo test check chart images bench fmt
 
 demo:
 	@$(PACKAGES) demo
@@ -24,10 +24,30 @@ check:
 	cargo test -p tests --test floors
 	cargo deny check licenses bans sources
 
+# The chart rendered, held against the schemas of Kubernetes, and read by the services themselves.
+TOOLS := $(or $(CARGO_INSTALL_ROOT),$(HOME)/.cache/postroad/tools)
+chart:
+	@$(PACKAGES) chart
+	cargo build --workspace --bins
+	HELM=$(TOOLS)/bin/helm $(TOOLS)/chart/bin/python deploy/chart.py check --binaries $(TARGET)/debug
+
+# Images in buildah's storage and as archives in target/images; each is then run once.
+# TAG and REGISTRY say how they are called.
+images:
+	@$(PACKAGES) images
+	deploy/images.py $(if $(TAG),--tag $(TAG)) $(if $(REGISTRY),--registry $(REGISTRY)) --save $(TARGET)/images
+	deploy/try_images.py $(if $(TAG),--tag $(TAG)) $(if $(REGISTRY),--registry $(REGISTRY))
+
 bench:
 	@$(PACKAGES) bench
 	cargo build --release --workspace
 	$(TARGET)/release/bench
+
+# Faults at random for SECONDS after each had its turn.
+chaos:
+	@$(PACKAGES) test
+	cargo build --workspace
+	$(TARGET)/debug/chaos $(or $(SECONDS_OF_CHAOS),120) $(SEED)
 
 fmt:
 	cargo fmt --all

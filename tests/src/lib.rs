@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at its first surprise")]
 
 pub mod bench;
+pub mod chaos;
 pub mod client;
 pub mod collector;
 pub mod dns;
@@ -13,6 +14,7 @@ pub mod process;
 pub mod site;
 pub mod sites;
 pub mod storage;
+pub mod tokens;
 
 use std::time::{Duration, Instant};
 

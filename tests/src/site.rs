@@ -69,7 +69,11 @@ impl Options {
 
 impl Site {
     pub fn up(options: Options) -> Self {
-        let folder = tempfile::Builder::new().prefix("postroad-site").tempdir_in("/tmp").unwrap();
+        Self::up_in(tempfile::Builder::new().prefix("postroad-site").tempdir_in("/tmp").unwrap(), options)
+    }
+
+    /// In a folder that is removed with it.
+    pub fn up_in(folder: TempDir, options: Options) -> Self {
         let mut site = Self { up: None, folder, options };
         site.start();
         site

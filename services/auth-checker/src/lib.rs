@@ -16,6 +16,7 @@ mod metrics;
 mod results;
 mod server;
 mod sign;
+mod spf_syntax;
 mod trailing_space;
 mod verdict;
 mod verify;

@@ -11,6 +11,7 @@ use crate::{
     config::DnsFailure,
     dmarc::{MAX_AUTHOR_DOMAINS, Records, author_domains},
     findings::{self, Dmarc, Findings},
+    spf_syntax::Wrong,
     trailing_space, verdict,
 };
 
@@ -105,13 +106,21 @@ impl Checker {
     /// MAIL FROM's result and HELO's; for the null reverse-path both are HELO's.
     async fn spf(&self, session: &Session) -> (SpfOutput, SpfOutput) {
         let (ip, helo, host) = (session.peer, session.helo.as_str(), session.authserv_id.as_str());
-        let helo_check = self.authenticator.verify_spf(SpfParameters::verify_ehlo(ip, helo, host));
+        let helo_check = async {
+            let wrong = Wrong::find(&self.resolver, helo).await;
+            let parameters = Parameters::new(SpfParameters::verify_ehlo(ip, helo, host));
+            self.authenticator.verify_spf(parameters.with_txt_cache(&wrong)).await
+        };
         if session.reverse_path.is_empty() {
             let output = helo_check.await;
             return (output.clone(), output);
         }
-        let mail_from = SpfParameters::verify_mail_from(ip, helo, host, &session.reverse_path);
-        tokio::join!(self.authenticator.verify_spf(mail_from), helo_check)
+        let mail_from = async {
+            let wrong = Wrong::find(&self.resolver, session.spf_domain()).await;
+            let parameters = Parameters::new(SpfParameters::verify_mail_from(ip, helo, host, &session.reverse_path));
+            self.authenticator.verify_spf(parameters.with_txt_cache(&wrong)).await
+        };
+        tokio::join!(mail_from, helo_check)
     }
 
     /// Information only: no sealer is trusted to overrule DMARC.
