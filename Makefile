@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PACKAGES := deploy/packages.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo test check chart images bench fmt
+.PHONY: demo test check chart images bench chaos fuzz fmt
 
 demo:
 	@$(PACKAGES) demo
@@ -48,6 +48,11 @@ chaos:
 	@$(PACKAGES) test
 	cargo build --workspace
 	$(TARGET)/debug/chaos $(or $(SECONDS_OF_CHAOS),120) $(SEED)
+
+# The state machines and parsers for SECONDS_OF_FUZZ; a SEED repeats a run.
+fuzz:
+	cargo build -p tests --bin fuzz
+	$(TARGET)/debug/fuzz $(or $(SECONDS_OF_FUZZ),60) $(SEED)
 
 fmt:
 	cargo fmt --all

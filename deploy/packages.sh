@@ -70,6 +70,14 @@ case "${1:?demo, test, check, chart, images or bench}" in
         want rspamd rspamd
         want mbsync isync
         want mutt mutt
+        want postfix postfix
+        want fetchmail fetchmail
+        want mpop mpop
+        want getmail getmail6
+        want offlineimap offlineimap3
+        want getmail getmail6
+        want dovecot dovecot-imapd
+        python3 -c 'import ensurepip' 2>/dev/null || need+=(python3-venv)
         ;;
     check)
         command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --debug

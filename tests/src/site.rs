@@ -30,6 +30,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// YAML for `--config`.
     pub config: Option<String>,
+    /// Where `postroad` and the services are; those built beside the test when absent.
+    pub binaries: Option<PathBuf>,
 }
 
 /// The mail ports without their offset.
@@ -58,6 +60,7 @@ impl Options {
             more: Vec::new(),
             environment: Vec::new(),
             config: None,
+            binaries: None,
         }
     }
 
@@ -82,7 +85,7 @@ impl Site {
     /// Starts it (again) on the same data and waits for `ready`.
     pub fn start(&mut self) {
         let o = &self.options;
-        let mut command = Command::new(ours("postroad"));
+        let mut command = Command::new(o.binaries.as_ref().map_or_else(|| ours("postroad"), |b| b.join("postroad")));
         command.arg("up").arg("--data").arg(self.data()).args(["--listen", &o.listen]);
         command.args(["--port-offset", &o.port_offset.to_string()]);
         command.args(o.domains.iter().flat_map(|d| ["--domain", d]));

@@ -2,8 +2,8 @@
 
 use std::{io, time::Duration};
 
-use imap::{AppendHead, Framed};
-use proto::mailboxes::{AppendRequest, AppendResponse, AppendTarget, Flags};
+use imap::{AppendHead, AppendItem, Framed, SequenceSet, UidRanges, respond};
+use proto::mailboxes::{AppendRequest, AppendResponse, AppendTarget, Flags, Replaced};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tonic::Status;
 
@@ -20,21 +20,26 @@ const LARGEST_REQUEST: usize = 256 * 1024;
 /// An mda that takes nothing for so long is away.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How a message ended.
+enum Pumped {
+    /// The command is over.
+    End,
+    /// Another message follows (MULTIAPPEND).
+    Next { message: AppendItem, size: u64, sync: bool },
+}
+
 impl Session {
+    /// APPEND, MULTIAPPEND (RFC 3502) and REPLACE (RFC 8508).
     pub(crate) async fn append(&mut self, head: AppendHead, size: u64, sync: bool) -> Outcome {
-        if let Err(failure) = self.may_append(&head, size).await {
-            return self.refuse(failure);
-        }
-        self.wire.framer.accept();
-        if sync {
-            self.wire.out.extend_from_slice(b"+ Ready for the message.\r\n");
-            self.wire.flush().await?;
-        }
-        let mut upload = match Upload::begin(self, &head).await {
+        let replaces = match self.may_append(&head, size).await {
+            Ok(replaces) => replaces,
+            Err(failure) => return self.refuse(failure),
+        };
+        let mut upload = match Upload::begin(self, &head, replaces).await {
             Ok(upload) => upload,
             Err(failure) => return self.refuse(failure),
         };
-        let answer = match self.pump(&mut upload).await {
+        let answer = match self.pump_all(&mut upload, &head, size, sync).await {
             Ok(()) => upload.finish(self.gateway.config.call_timeout() * 3).await,
             Err(Failure::Gone(e)) => return Err(Failure::Gone(e)),
             // The whole message has come, and something after it.
@@ -42,25 +47,75 @@ impl Session {
             Err(failure) => return self.refuse(failure),
         };
         let answer = answer.map_err(|s| Failure::of_target(&s))?;
-        self.gateway.metrics.appended.inc();
+        self.gateway.metrics.appended.inc_by(answer.uids.len().max(1) as u64);
+        let uids = UidRanges::from_numbers(answer.uids.iter().copied().chain((answer.uid > 0).then_some(answer.uid)));
+        let code = format!("[APPENDUID {} {uids}]", answer.uid_validity);
+        let told = match replaces {
+            None => format!("OK {code} Append completed."),
+            Some(replaced) => self.tell_replaced(&code, &replaced, answer.highest_modseq),
+        };
         if self.selected.as_ref().is_some_and(|s| s.name == head.mailbox) {
             only_gone(self.refresh(true).await)?;
         }
-        Ok(format!("OK [APPENDUID {} {}] Append completed.", answer.uid_validity, answer.uid))
+        Ok(told)
     }
 
-    /// Asked before the client sends its megabytes.
-    async fn may_append(&mut self, head: &AppendHead, size: u64) -> Result<(), Failure> {
+    /// RFC 8508 §3.2: the new UID comes before the EXPUNGE of the old message.
+    fn tell_replaced(&mut self, code: &str, replaced: &Replaced, highest_modseq: u64) -> String {
+        respond::line(&mut self.wire.out, "*", format_args!("OK {code} Replacement message ready."));
+        let by_uid = self.by_uid();
+        if let Some(selected) = &mut self.selected {
+            selected.view.vanish(replaced.uid, replaced.uid);
+            selected.view.expunge(&mut self.wire.out, by_uid);
+        }
+        if self.condstore {
+            return format!("OK [HIGHESTMODSEQ {highest_modseq}] Replace completed.");
+        }
+        "OK Replace completed.".into()
+    }
+
+    /// Asked before the client sends its megabytes. The message that is to be replaced, if any.
+    async fn may_append(&mut self, head: &AppendHead, size: u64) -> Result<Option<Replaced>, Failure> {
         let account_id = self.account.ok_or(Failure::Bad("Log in first."))?;
+        self.may_send(&head.message, size)?;
+        let replaces = match &head.replaces {
+            None => None,
+            Some((set, uid)) => Some(self.replaced(set, *uid)?),
+        };
+        match self.state_of(account_id, head.mailbox.clone()).await? {
+            Some(_) => Ok(replaces),
+            None => Err(Failure::no("TRYCREATE", "No such mailbox.")),
+        }
+    }
+
+    fn may_send(&self, message: &AppendItem, size: u64) -> Result<(), Failure> {
+        if message.utf8 && !self.utf8 {
+            // RFC 6855 §4.
+            return Err(Failure::no("CANNOT", "ENABLE UTF8=ACCEPT first."));
+        }
         if size > self.gateway.config.max_message_size {
             return Err(Failure::no("TOOBIG", "Message is too large."));
         }
         if size == 0 {
             return Err(Failure::no("CANNOT", "Message is empty."));
         }
-        match self.state_of(account_id, head.mailbox.clone()).await? {
-            Some(_) => Ok(()),
-            None => Err(Failure::no("TRYCREATE", "No such mailbox.")),
+        Ok(())
+    }
+
+    fn replaced(&self, set: &SequenceSet, uid: bool) -> Result<Replaced, Failure> {
+        let selected = self.selected.as_ref().ok_or(Failure::Bad("Select a mailbox first."))?;
+        if selected.read_only {
+            return Err(Failure::no("CANNOT", "Mailbox is opened read-only."));
+        }
+        if self.uid_only && !uid {
+            return Err(Failure::Bad(crate::session::UID_REQUIRED));
+        }
+        let uids = selected.view.resolve(set, uid).ok_or(Failure::Bad("No such message."))?;
+        match uids.as_slice() {
+            [(first, last)] if first == last && selected.view.seq_of(*first).is_some() => {
+                Ok(Replaced { mailbox_id: selected.mailbox_id, uid: *first })
+            }
+            _ => Err(Failure::no("NONEXISTENT", "No such message.")),
         }
     }
 
@@ -71,14 +126,44 @@ impl Session {
         Err(io::Error::new(io::ErrorKind::InvalidData, "refused message is too large to be skipped").into())
     }
 
-    /// Hands on the message until its end.
-    async fn pump(&mut self, upload: &mut Upload) -> Result<(), Failure> {
+    /// Hands on all messages of the command.
+    async fn pump_all(
+        &mut self,
+        upload: &mut Upload,
+        head: &AppendHead,
+        mut size: u64,
+        mut sync: bool,
+    ) -> Result<(), Failure> {
+        let mut message = head.message.clone();
+        let mut is_first = true;
+        loop {
+            if !is_first {
+                self.may_send(&message, size)?;
+                upload.push(request(upload.account_id, &head.mailbox, &message, None)).await?;
+            }
+            self.wire.framer.accept();
+            if sync {
+                self.wire.out.extend_from_slice(b"+ Ready for the message.\r\n");
+                self.wire.flush().await?;
+            }
+            match self.pump(upload).await? {
+                Pumped::End => return Ok(()),
+                Pumped::Next { message: next, size: next_size, sync: next_sync } => {
+                    (message, size, sync, is_first) = (next, next_size, next_sync, false);
+                }
+            }
+        }
+    }
+
+    /// Hands on one message until its end.
+    async fn pump(&mut self, upload: &mut Upload) -> Result<Pumped, Failure> {
         let patience = self.gateway.config.idle_timeout();
         loop {
             match self.wire.framer.poll() {
                 Framed::Data(content) => upload.send(content).await?,
-                Framed::AppendEnd(Ok(())) => return Ok(()),
+                Framed::AppendEnd(Ok(())) => return Ok(Pumped::End),
                 Framed::AppendEnd(Err(e)) => return Err(Failure::Bad(e.text)),
+                Framed::AppendNext { message, size, sync } => return Ok(Pumped::Next { message, size, sync }),
                 Framed::NeedMore => {
                     let read = tokio::time::timeout(patience, self.wire.read_much()).await;
                     read.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "message stopped coming"))??;
@@ -89,8 +174,23 @@ impl Session {
     }
 }
 
+/// The beginning of one message.
+fn request(account_id: u64, mailbox: &str, message: &AppendItem, replaces: Option<Replaced>) -> AppendRequest {
+    let flags = Flags { system: message.flags.system, keywords: message.flags.keywords.clone() };
+    let target = AppendTarget {
+        account_id,
+        mailbox: mailbox.to_owned(),
+        flags: Some(flags),
+        internal_date_ms: message.internal_date_ms.unwrap_or_default(),
+        replaces,
+        ..AppendTarget::default()
+    };
+    AppendRequest { target: Some(target), ..AppendRequest::default() }
+}
+
 /// A running call. Dropped before [`Upload::finish`], it breaks off, and `mda` stores nothing.
 struct Upload {
+    account_id: u64,
     /// `None` is the end; a channel that just closes is not.
     chunks: mpsc::Sender<Option<AppendRequest>>,
     /// Nothing when it has ended or been let go.
@@ -98,16 +198,10 @@ struct Upload {
 }
 
 impl Upload {
-    async fn begin(session: &Session, head: &AppendHead) -> Result<Self, Failure> {
+    async fn begin(session: &Session, head: &AppendHead, replaces: Option<Replaced>) -> Result<Self, Failure> {
         let account_id = session.account.ok_or(Failure::Bad("Log in first."))?;
         let (chunks, receiver) = mpsc::channel::<Option<AppendRequest>>(IN_FLIGHT);
-        let target = AppendTarget {
-            account_id,
-            mailbox: head.mailbox.clone(),
-            flags: Some(Flags { system: head.flags.system, keywords: head.flags.keywords.clone() }),
-            internal_date_ms: head.internal_date_ms.unwrap_or_default(),
-        };
-        let first = AppendRequest { target: Some(target), ..AppendRequest::default() };
+        let first = request(account_id, &head.mailbox, &head.message, replaces);
         // A stream that ends is a message that is whole, so only an explicit end ends it.
         let requests = futures::stream::unfold(receiver, |mut receiver| async {
             match receiver.recv().await {
@@ -118,7 +212,7 @@ impl Upload {
         });
         let mut uploads = session.gateway.uploads.clone().max_encoding_message_size(LARGEST_REQUEST);
         let call = tokio::spawn(async move { uploads.append(requests).await.map(tonic::Response::into_inner) });
-        let mut upload = Self { chunks, call: Some(call) };
+        let mut upload = Self { account_id, chunks, call: Some(call) };
         upload.push(first).await?;
         Ok(upload)
     }

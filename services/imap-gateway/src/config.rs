@@ -33,6 +33,10 @@ pub struct Config {
     pub call_seconds: u64,
     /// Seconds after which IDLE looks for changes even when nobody told of any.
     pub poll_seconds: u64,
+    /// Logins that are examined at once; further ones wait their turn, and for `call_seconds` at most.
+    pub max_logins: usize,
+    /// Seconds over which sessions are sent away at shutdown. Keep it below the grace period.
+    pub drain_seconds: u64,
     /// Seconds that one APPEND may take, slow clients included.
     pub upload_seconds: u64,
 }
@@ -47,12 +51,14 @@ impl Default for Config {
             listener: ListenerConfig::default(),
             mda: SocketAddr::from(([127, 0, 0, 1], 9400)).into(),
             allow_cleartext_login: false,
-            mechanisms: vec!["PLAIN".into(), "LOGIN".into()],
+            mechanisms: ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN"].map(String::from).to_vec(),
             max_message_size: 128 << 20,
             idle_seconds: 1800,
             login_seconds: 180,
             call_seconds: 10,
             poll_seconds: 30,
+            max_logins: 64,
+            drain_seconds: 20,
             upload_seconds: 1800,
         }
     }
@@ -73,6 +79,10 @@ impl Config {
 
     pub(crate) fn poll_interval(&self) -> Duration {
         Duration::from_secs(self.poll_seconds)
+    }
+
+    pub(crate) fn drain_spread(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
     }
 
     pub(crate) fn upload_timeout(&self) -> Duration {
@@ -98,7 +108,10 @@ impl runtime::ServiceConfig for Config {
                 return Err(format!("configuration key {key:?} = 0: expected at least 1"));
             }
         }
-        // One message travels to us in one gRPC message, its header and body together.
+        if self.max_logins == 0 {
+            return Err("configuration key \"max_logins\" = 0: expected at least 1".into());
+        }
+        // A message's header travels to us in one gRPC message.
         let most = (proto::MAX_GRPC_MESSAGE as u64).saturating_sub(16 << 20);
         if self.max_message_size > most {
             let value = self.max_message_size;

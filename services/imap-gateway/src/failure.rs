@@ -27,6 +27,8 @@ impl Failure {
     pub fn of_target(status: &Status) -> Self {
         match status.code() {
             Code::NotFound | Code::FailedPrecondition => Self::no("TRYCREATE", "No such mailbox."),
+            // RFC 9208 §4.4.
+            Code::PermissionDenied => Self::no("OVERQUOTA", "Mailbox is full."),
             _ => status.into(),
         }
     }

@@ -1,19 +1,31 @@
 //! FETCH (RFC 9051 §6.4.5): one call, answered in batches, each written as it comes.
 
 use imap::{
-    FetchItem, Flags, SequenceSet,
-    respond::Fetch,
-    section::{Content, binary, can_decode},
+    FetchItem, Flags, Partial, SequenceSet, UidRanges,
+    respond::{self, Fetch},
+    section::{Content, Place, binary, binary_place, can_decode},
 };
-use message::PartSpan;
+use message::{PartSpan, decode_transfer};
 use proto::mailboxes::{FetchRequest, Message, StoreRequest, UidRange, store_request::Mode};
 
 use crate::{
     failure::{Failure, Outcome},
-    selected::{flags_of, slow, to_proto},
+    selected::{begin_fetch, from_proto, slow, to_proto},
     session::Session,
     wire::GATHER,
 };
+
+/// Octets of a message above which its body is streamed and never held whole.
+pub(crate) const STREAM_ABOVE: u32 = 1 << 20;
+
+/// Which messages a FETCH is about.
+pub(crate) struct Range {
+    pub uid: bool,
+    pub set: SequenceSet,
+    pub changed_since: Option<u64>,
+    pub vanished: bool,
+    pub partial: Option<Partial>,
+}
 
 /// What a FETCH asks for, and what that needs.
 struct Wanted<'i> {
@@ -23,6 +35,7 @@ struct Wanted<'i> {
     structure: bool,
     header: bool,
     body: bool,
+    object_ids: bool,
     /// Any item that sets \Seen.
     sees: bool,
 }
@@ -36,11 +49,17 @@ impl<'i> Wanted<'i> {
             structure: false,
             header: false,
             body: false,
+            object_ids: false,
             sees: false,
         };
         for item in items {
             match item {
-                FetchItem::Envelope | FetchItem::Body | FetchItem::BodyStructure => wanted.structure = true,
+                FetchItem::Envelope
+                | FetchItem::Body
+                | FetchItem::BodyStructure
+                | FetchItem::Preview
+                | FetchItem::ThreadId => wanted.structure = true,
+                FetchItem::EmailId | FetchItem::SaveDate => wanted.object_ids = true,
                 FetchItem::Section(section) => {
                     let needs = section.needs();
                     wanted.structure |= needs.structure;
@@ -56,6 +75,8 @@ impl<'i> Wanted<'i> {
                 _ => {}
             }
         }
+        // Where the body begins, if it turns out to be too large to come at once.
+        wanted.header |= wanted.body;
         wanted
     }
 
@@ -71,22 +92,25 @@ impl<'i> Wanted<'i> {
 }
 
 impl Session {
-    pub(crate) async fn fetch(
-        &mut self,
-        account_id: u64,
-        uid: bool,
-        set: &SequenceSet,
-        items: &[FetchItem],
-        changed_since: Option<u64>,
-    ) -> Outcome {
+    pub(crate) async fn fetch(&mut self, account_id: u64, range: &Range, items: &[FetchItem]) -> Outcome {
+        let (uid, changed_since) = (range.uid, range.changed_since);
         let wanted = Wanted::new(items, uid, changed_since.is_some());
         self.condstore |= wanted.modseq;
         if uid {
             // "UID n:*" is how many clients ask for what is new.
             self.refresh_when_stale(false).await?;
         }
+        if let (true, Some(since)) = (range.vanished, changed_since) {
+            let vanished = from_proto(&self.changes(account_id, since).await?.vanished);
+            let selected = self.selected.as_ref().ok_or(Failure::Bad("Select a mailbox first."))?;
+            respond::vanished(&mut self.wire.out, &selected.view.missing(Some(&range.set), &vanished), true);
+        }
         let selected = self.selected.as_ref().ok_or(Failure::Bad("Select a mailbox first."))?;
-        let uids = selected.view.resolve(set, uid).ok_or(Failure::Bad("No such message."))?;
+        let mut uids = selected.view.resolve(&range.set, uid).ok_or(Failure::Bad("No such message."))?;
+        if let Some(partial) = range.partial {
+            let all: Vec<u32> = selected.view.uids().iter().copied().filter(|u| uids.contains(*u)).collect();
+            uids = UidRanges::from_numbers(partial.of(&all).iter().copied());
+        }
         let (mailbox_id, read_only) = (selected.mailbox_id, selected.read_only);
         if uids.is_empty() {
             return Ok("OK Fetch completed.".into());
@@ -101,6 +125,8 @@ impl Session {
             structure: wanted.structure,
             header: wanted.header,
             body: wanted.body,
+            body_limit: STREAM_ABOVE,
+            object_ids: wanted.object_ids,
             changed_since: changed_since.unwrap_or_default(),
         };
         let timeout = self.gateway.config.call_timeout();
@@ -119,7 +145,12 @@ impl Session {
                 if trouble.is_none() {
                     trouble = undecodable(&wanted, &message);
                 }
-                self.write_message(&wanted, &message, seen.binary_search(&message.uid).is_ok());
+                let was_seen = seen.binary_search(&message.uid).is_ok();
+                if message.body_omitted {
+                    self.write_large(account_id, &wanted, &message, was_seen).await?;
+                } else {
+                    self.write_message(&wanted, &message, was_seen);
+                }
                 // A large message need not wait for the rest of its batch.
                 if self.wire.out.len() >= GATHER {
                     self.wire.flush().await?;
@@ -130,7 +161,8 @@ impl Session {
     }
 
     /// The view knows UIDs without asking.
-    async fn fetch_uids(&mut self, uids: &imap::UidRanges) -> Outcome {
+    async fn fetch_uids(&mut self, uids: &UidRanges) -> Outcome {
+        let uid_only = self.uid_only;
         let Some(selected) = &self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
         let numbered = (1u32..).zip(selected.view.uids().iter().copied());
         let mut todo = numbered.filter(|(_, uid)| uids.contains(*uid));
@@ -138,9 +170,7 @@ impl Session {
             let some = todo.by_ref().take(1000);
             let before = self.wire.out.len();
             for (seq, uid) in some {
-                let mut fetch = Fetch::begin(&mut self.wire.out, seq);
-                fetch.uid(uid);
-                fetch.end();
+                begin_fetch(&mut self.wire.out, uid_only, seq, uid, true).end();
             }
             if self.wire.out.len() == before {
                 return Ok("OK Fetch completed.".into());
@@ -178,48 +208,144 @@ impl Session {
     }
 
     fn write_message(&mut self, wanted: &Wanted<'_>, message: &Message, was_seen: bool) {
-        let Some(seq) = self.selected.as_ref().and_then(|s| s.view.seq_of(message.uid)) else { return };
+        let Some(selected) = &self.selected else { return };
+        let Some(seq) = selected.view.seq_of(message.uid) else { return };
         self.gateway.metrics.fetched.inc();
         let empty = proto::mailboxes::Structure::default();
         let structure = message.structure.as_ref().unwrap_or(&empty);
         let spans: Vec<PartSpan> = if wanted.structure { spans(structure) } else { Vec::new() };
         let content = Content { header: &message.header, body: &message.body };
-        let flags = flags_of(message);
-        let mut fetch = Fetch::begin(&mut self.wire.out, seq);
-        if wanted.uid {
-            fetch.uid(message.uid);
-        }
+        let flags = selected.flags_of(message);
+        let mut fetch = begin_fetch(&mut self.wire.out, self.uid_only, seq, message.uid, wanted.uid);
         for item in wanted.items {
             match item {
-                FetchItem::Uid | FetchItem::ModSeq => {}
-                FetchItem::Flags => fetch.flags(&flags),
-                FetchItem::InternalDate => fetch.internal_date(message.internal_date_ms),
-                FetchItem::Size => fetch.size(message.size),
-                FetchItem::Envelope => fetch.stored("ENVELOPE", &structure.envelope),
-                FetchItem::Body => fetch.stored("BODY", &structure.body),
-                FetchItem::BodyStructure => fetch.stored("BODYSTRUCTURE", &structure.bodystructure),
                 FetchItem::Section(section) => fetch.section(section, &section.extract(&spans, content)),
                 FetchItem::Binary { path, partial, .. } => {
                     let value = can_decode(&spans, path).then(|| binary(&spans, path, content)).flatten();
-                    let value = value.map(|v| match partial {
-                        Some((first, count)) => v.into_iter().skip(*first as usize).take(*count as usize).collect(),
-                        None => v,
-                    });
+                    let value = value.map(|v| cut(v, *partial));
                     fetch.binary(path, partial.map(|p| p.0), value.as_deref());
                 }
                 FetchItem::BinarySize(path) => {
                     let size = binary(&spans, path, content).map_or(0, |v| v.len());
                     fetch.binary_size(path, size);
                 }
+                item => write_small(&mut fetch, item, message, structure, &flags),
             }
         }
-        if wanted.modseq {
-            fetch.modseq(message.modseq);
+        write_end(fetch, wanted, message, was_seen, &flags);
+    }
+
+    /// A message whose body did not come with it: each item's octets are asked for and passed on.
+    async fn write_large(
+        &mut self,
+        account_id: u64,
+        wanted: &Wanted<'_>,
+        message: &Message,
+        was_seen: bool,
+    ) -> Result<(), Failure> {
+        let Some(selected) = &self.selected else { return Ok(()) };
+        let Some(seq) = selected.view.seq_of(message.uid) else { return Ok(()) };
+        self.gateway.metrics.fetched.inc();
+        let empty = proto::mailboxes::Structure::default();
+        let structure = message.structure.as_ref().unwrap_or(&empty);
+        let spans = spans(structure);
+        let flags = selected.flags_of(message);
+        let (uid, size, header_len) = (message.uid, u64::from(message.size), message.header.len() as u64);
+        let start = self.wire.out.len();
+        drop(begin_fetch(&mut self.wire.out, self.uid_only, seq, uid, wanted.uid));
+        let mut is_first = self.wire.out.get(start..).is_some_and(|text| text.ends_with(b"("));
+        for item in wanted.items.iter().filter(|i| !matches!(i, FetchItem::Uid | FetchItem::ModSeq)) {
+            // What has to be decoded is held; everything else passes by.
+            let held = match item {
+                FetchItem::Section(section) => match section.place(&spans, header_len, size) {
+                    Place::Octets(start, end) => {
+                        let mut fetch = Fetch::resume(&mut self.wire.out, is_first);
+                        fetch.section_literal(section, end - start);
+                        self.pass_content(account_id, uid, start, end).await?;
+                        is_first = false;
+                        continue;
+                    }
+                    Place::Fields(start, end) => Some(self.content(account_id, uid, start, end).await?),
+                    Place::Missing => None,
+                },
+                FetchItem::Binary { path, .. } | FetchItem::BinarySize(path) => {
+                    let _large = self.gateway.large.clone().acquire_owned().await;
+                    match binary_place(&spans, path, size).filter(|_| can_decode(&spans, path)) {
+                        Some((start, end, encoding)) => {
+                            let raw = self.content(account_id, uid, start, end).await?;
+                            Some(decode_transfer(&raw, Some(encoding.as_bytes())).into_owned())
+                        }
+                        None => None,
+                    }
+                }
+                _ => None,
+            };
+            let mut fetch = Fetch::resume(&mut self.wire.out, is_first);
+            match item {
+                FetchItem::Section(section) => {
+                    let extract = match &held {
+                        Some(header) => imap::section::Extract::Made(section.fields_of(header)),
+                        None => imap::section::Extract::Missing,
+                    };
+                    fetch.section(section, &extract);
+                }
+                FetchItem::Binary { path, partial, .. } => {
+                    let value = held.map(|v| cut(v, *partial));
+                    fetch.binary(path, partial.map(|p| p.0), value.as_deref());
+                }
+                FetchItem::BinarySize(path) => fetch.binary_size(path, held.map_or(0, |v| v.len())),
+                item => write_small(&mut fetch, item, message, structure, &flags),
+            }
+            is_first = false;
+            self.wire.flush_some().await?;
         }
-        if was_seen && !wanted.items.contains(&FetchItem::Flags) {
-            fetch.flags(&flags);
-        }
-        fetch.end();
+        write_end(Fetch::resume(&mut self.wire.out, is_first), wanted, message, was_seen, &flags);
+        Ok(())
+    }
+}
+
+/// Everything that is not content.
+fn write_small(
+    fetch: &mut Fetch<'_>,
+    item: &FetchItem,
+    message: &Message,
+    structure: &proto::mailboxes::Structure,
+    flags: &Flags,
+) {
+    match item {
+        FetchItem::Flags => fetch.flags(flags),
+        FetchItem::InternalDate => fetch.internal_date(message.internal_date_ms),
+        FetchItem::Size => fetch.size(message.size),
+        FetchItem::Envelope => fetch.stored("ENVELOPE", &structure.envelope),
+        FetchItem::Body => fetch.stored("BODY", &structure.body),
+        FetchItem::BodyStructure => fetch.stored("BODYSTRUCTURE", &structure.bodystructure),
+        FetchItem::EmailId => fetch.object_id("EMAILID", 'M', &message.email_id),
+        FetchItem::ThreadId => fetch.object_id("THREADID", 'T', &structure.thread_id),
+        FetchItem::SaveDate => fetch.save_date(message.save_date_ms),
+        FetchItem::Preview => fetch.preview(structure.preview.as_deref()),
+        // UID and MODSEQ have their own places; contents are the callers' matter.
+        FetchItem::Uid
+        | FetchItem::ModSeq
+        | FetchItem::Section(_)
+        | FetchItem::Binary { .. }
+        | FetchItem::BinarySize(_) => {}
+    }
+}
+
+fn write_end(mut fetch: Fetch<'_>, wanted: &Wanted<'_>, message: &Message, was_seen: bool, flags: &Flags) {
+    if wanted.modseq {
+        fetch.modseq(message.modseq);
+    }
+    if was_seen && !wanted.items.contains(&FetchItem::Flags) {
+        fetch.flags(flags);
+    }
+    fetch.end();
+}
+
+fn cut(value: Vec<u8>, partial: Option<(u32, u32)>) -> Vec<u8> {
+    match partial {
+        Some((first, count)) => value.into_iter().skip(first as usize).take(count as usize).collect(),
+        None => value,
     }
 }
 

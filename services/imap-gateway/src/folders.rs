@@ -13,8 +13,10 @@ use crate::{
 impl Session {
     pub(crate) async fn create(&mut self, account_id: u64, name: String, special_use: Option<String>) -> Outcome {
         let special_use = special_use.unwrap_or_default();
-        self.mailboxes().create(CreateRequest { account_id, name: trimmed(name), special_use }).await?;
-        Ok("OK Create completed.".into())
+        let request = CreateRequest { account_id, name: trimmed(name), special_use };
+        let made = self.mailboxes().create(request).await?.into_inner();
+        // RFC 8474 §4.1.
+        Ok(format!("OK [MAILBOXID (F{})] Create completed.", made.mailbox_id))
     }
 
     pub(crate) async fn delete(&mut self, account_id: u64, name: String) -> Outcome {
@@ -38,11 +40,11 @@ impl Session {
 
     pub(crate) async fn list(&mut self, account_id: u64, command: ListCommand) -> Outcome {
         let entries = self.entries(account_id).await?;
-        let listed = imap::list::list(&command, &entries, self.rev2, &mut self.wire.out);
+        let listed = imap::list::list(&command, &entries, self.utf8_names(), &mut self.wire.out);
         if let Some(items) = &command.returns.status
             && !listed.is_empty()
         {
-            let answer = self.mailboxes().status(StatusRequest { account_id, names: listed }).await?.into_inner();
+            let answer = self.mailboxes().status(StatusRequest { account_id, names: listed, details: has_details(items) }).await?.into_inner();
             for named in answer.states {
                 self.write_status(&named.name, &named.state.unwrap_or_default(), items);
             }
@@ -52,7 +54,7 @@ impl Session {
 
     pub(crate) async fn lsub(&mut self, account_id: u64, reference: &str, pattern: &str) -> Outcome {
         let entries = self.entries(account_id).await?;
-        imap::list::lsub(reference, pattern, &entries, self.rev2, &mut self.wire.out);
+        imap::list::lsub(reference, pattern, &entries, self.utf8_names(), &mut self.wire.out);
         Ok("OK Lsub completed.".into())
     }
 
@@ -60,7 +62,8 @@ impl Session {
         if items.contains(&StatusItem::HighestModSeq) {
             self.condstore = true;
         }
-        let state = self.state_of(account_id, name.clone()).await?;
+        let request = StatusRequest { account_id, names: vec![name.clone()], details: has_details(items) };
+        let state = self.mailboxes().status(request).await?.into_inner().states.into_iter().find_map(|n| n.state);
         let state = state.ok_or(Failure::no("NONEXISTENT", "No such mailbox."))?;
         self.write_status(&name, &state, items);
         Ok("OK Status completed.".into())
@@ -68,23 +71,28 @@ impl Session {
 
     /// `None` when there is no such mailbox.
     pub(crate) async fn state_of(&self, account_id: u64, name: String) -> Result<Option<MailboxState>, Failure> {
-        let answer = self.mailboxes().status(StatusRequest { account_id, names: vec![name] }).await?.into_inner();
+        let answer = self.mailboxes().status(StatusRequest { account_id, names: vec![name], details: false }).await?.into_inner();
         Ok(answer.states.into_iter().next().and_then(|named| named.state))
     }
 
     fn write_status(&mut self, name: &str, state: &MailboxState, items: &[StatusItem]) {
+        let limit = self.gateway.config.max_message_size;
         let value = |item: &StatusItem| match item {
-            StatusItem::Messages => state.messages.into(),
-            StatusItem::Recent => 0,
-            StatusItem::UidNext => state.uid_next.into(),
-            StatusItem::UidValidity => state.uid_validity.into(),
-            StatusItem::Unseen => state.unseen.into(),
-            StatusItem::Deleted => state.deleted.into(),
-            StatusItem::Size => state.size,
-            StatusItem::HighestModSeq => state.highest_modseq.max(1),
+            StatusItem::Messages => state.messages.to_string(),
+            StatusItem::Recent => state.recent.to_string(),
+            StatusItem::UidNext => state.uid_next.to_string(),
+            StatusItem::UidValidity => state.uid_validity.to_string(),
+            StatusItem::Unseen => state.unseen.to_string(),
+            StatusItem::Deleted => state.deleted.to_string(),
+            StatusItem::DeletedStorage => state.deleted_size.to_string(),
+            StatusItem::Size => state.size.to_string(),
+            StatusItem::HighestModSeq => state.highest_modseq.max(1).to_string(),
+            StatusItem::MailboxId => format!("(F{})", state.mailbox_id),
+            StatusItem::AppendLimit => limit.to_string(),
         };
         let items: Vec<_> = items.iter().map(|item| (*item, value(item))).collect();
-        respond::status(&mut self.wire.out, name, self.rev2, &items);
+        let utf8 = self.utf8_names();
+        respond::status(&mut self.wire.out, name, utf8, &items);
     }
 
     async fn entries(&self, account_id: u64) -> Result<Vec<Entry>, Failure> {
@@ -97,6 +105,11 @@ impl Session {
         };
         Ok(answer.mailboxes.into_iter().map(entry).collect())
     }
+}
+
+/// Whether an item costs more than a look at the counters.
+fn has_details(items: &[StatusItem]) -> bool {
+    items.iter().any(|i| matches!(i, StatusItem::Recent | StatusItem::DeletedStorage))
 }
 
 /// A client may say that it means to create children (RFC 9051 §6.3.4).

@@ -9,7 +9,7 @@ use tonic::{Status, Streaming};
 use crate::{
     failure::{Failure, Outcome},
     selected::only_gone,
-    session::Session,
+    session::{Session, leaving},
 };
 
 /// After a lost watch, and between two looks however many wakes there are.
@@ -33,10 +33,11 @@ impl Session {
         let config = &self.gateway.config;
         let (poll, patience) = (config.poll_interval(), config.idle_timeout());
         let silent_until = tokio::time::Instant::now() + patience;
-        let shutdown = self.shutdown.clone();
+        let (shutdown, gateway) = (self.shutdown.clone(), self.gateway.clone());
         let mut watch = self.watch().await;
         // What came between the last command and the watch.
         self.tell().await?;
+        let mut told = tokio::time::Instant::now();
         loop {
             match self.wire.framer.poll_line() {
                 Ok(Some(line)) if line.eq_ignore_ascii_case(b"DONE") => return Ok("OK Idle completed.".into()),
@@ -45,9 +46,11 @@ impl Session {
                 Err(e) => return Err(io::Error::new(io::ErrorKind::InvalidData, e).into()),
             }
             let pause = if watch.is_some() { poll } else { RETRY };
+            self.wire.rest();
+            let leaving = leaving(shutdown.clone(), &mut self.leave_at, gateway.clone());
             let event = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => Event::Shutdown("[UNAVAILABLE] Server is shutting down."),
+                () = leaving => Event::Shutdown("[UNAVAILABLE] Server is shutting down."),
                 read = tokio::time::timeout_at(silent_until, self.wire.read()) => {
                     match read {
                         Ok(read) => read.map(|()| Event::Line)?,
@@ -64,11 +67,13 @@ impl Session {
                     return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text).into());
                 }
                 Event::WatchLost => watch = None,
-                Event::Woken => tokio::time::sleep(SETTLE).await,
+                // The first wake is told at once; those of a burst are gathered.
+                Event::Woken => tokio::time::sleep_until(told + SETTLE).await,
                 Event::Tick if watch.is_none() => watch = self.watch().await,
                 Event::Tick => {}
             }
             self.tell().await?;
+            told = tokio::time::Instant::now();
         }
     }
 

@@ -9,9 +9,12 @@
 //! Peers: `mda`. Invariants: 5 (what `mda` says is told in its order), 8 (bounded by the `imap`
 //! crate's framer), 10 (bytes are passed on as stored).
 
+mod account;
 mod append;
 mod capability;
 mod config;
+mod content;
+mod deflate;
 mod exchange;
 mod failure;
 mod fetch;
@@ -32,6 +35,7 @@ use proto::{
     MAX_GRPC_MESSAGE, directory::directory_client::DirectoryClient, mailboxes::mailboxes_client::MailboxesClient,
 };
 use runtime::{Service, grpc::Channel};
+use tokio::sync::Semaphore;
 
 pub use config::Config;
 use metrics::Metrics;
@@ -45,7 +49,15 @@ struct Gateway {
     /// For APPEND, whose call lasts as long as the client sends.
     uploads: MailboxesClient<Channel>,
     metrics: Metrics,
+    /// Large messages that are held whole, for decoding or searching; bounds what all sessions cost.
+    large: Arc<Semaphore>,
+    /// Logins that are examined: passwords are dear to verify, and storms of logins must not
+    /// starve those who are in.
+    logins: Semaphore,
 }
+
+/// Large messages held whole at once.
+const LARGE_AT_ONCE: usize = 2;
 
 /// Serves until shutdown, and until the running sessions have said goodbye.
 pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
@@ -68,6 +80,8 @@ pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
         mailboxes: MailboxesClient::new(mda).max_decoding_message_size(MAX_GRPC_MESSAGE),
         uploads: MailboxesClient::new(slow),
         metrics,
+        large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
+        logins: Semaphore::new(config.max_logins.min(Semaphore::MAX_PERMITS)),
         config,
     });
     service.ready();

@@ -22,7 +22,8 @@ impl Session {
             (None, ..) => "NO [CANNOT] TLS is not configured.",
             (Some(tls), ..) => {
                 imap::respond::line(&mut self.wire.out, tag, "OK Begin TLS negotiation now.");
-                self.wire.start_tls(tls).await?;
+                let info = self.wire.start_tls(tls).await?;
+                self.channel_binding = info.channel_binding;
                 self.secure = true;
                 return Ok(());
             }
@@ -70,9 +71,18 @@ impl Session {
     /// `None` when the credentials are wrong.
     async fn exchange(&mut self, mechanism: String, initial: Option<Vec<u8>>) -> Result<Option<Account>, Failure> {
         let (directory, timeout) = (self.gateway.directory.clone(), self.gateway.config.call_timeout());
-        let mut exchange = Exchange::begin(directory, mechanism, initial, self.peer, timeout).await?;
+        let gateway = self.gateway.clone();
+        let turn = || async {
+            let turn = tokio::time::timeout(timeout, gateway.logins.acquire()).await;
+            turn.ok().and_then(Result::ok).ok_or(Failure::no("UNAVAILABLE", "Too many logins, try again later."))
+        };
+        // Given back while the client thinks, or many slow ones would keep all others out.
+        let mut examined = turn().await?;
+        let mut exchange = Exchange::begin(directory, mechanism, initial, self.peer, self.channel_binding, timeout).await?;
         loop {
-            match exchange.step().await? {
+            let step = exchange.step().await?;
+            drop(examined);
+            match step {
                 Step::Success(account) => return Ok(Some(account)),
                 Step::Failure => return Ok(None),
                 Step::Challenge(challenge) => {
@@ -83,6 +93,7 @@ impl Session {
                         return Err(Failure::Bad("Authentication cancelled."));
                     }
                     let response = STANDARD.decode(response).map_err(|_| Failure::Bad("Response is not base64."))?;
+                    examined = turn().await?;
                     exchange.respond(response).await?;
                 }
             }

@@ -47,6 +47,10 @@ impl Metrics {
         self.logins.get_or_create(&Login { outcome }).inc();
     }
 
+    pub fn active_sessions(&self) -> u32 {
+        u32::try_from(self.sessions.get()).unwrap_or_default()
+    }
+
     /// Counts until the value is dropped.
     pub fn logged_in(&self) -> Counted {
         Counted::new(&self.sessions)

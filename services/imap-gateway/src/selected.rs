@@ -1,13 +1,13 @@
 //! The selected mailbox: SELECT, what changes in it, CLOSE (RFC 9051 §6.3.2, §7.5).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     io,
     time::{Duration, Instant},
 };
 
-use imap::{Flags, UidRanges, View, respond};
-use proto::mailboxes::{ChangesRequest, ExpungeRequest, Message, SelectRequest, UidRange};
+use imap::{Flags, Qresync, UidRanges, View, respond};
+use proto::mailboxes::{ChangesRequest, ChangesResponse, ExpungeRequest, Message, SelectRequest, UidRange};
 
 use crate::{
     failure::{Failure, Outcome},
@@ -26,8 +26,10 @@ pub(crate) struct Selected {
     since: u64,
     /// Our own changes since then, UID to mod-sequence: the client knows them already.
     own: HashMap<u32, u64>,
-    /// Keywords that FLAGS has told.
-    keywords: BTreeSet<String>,
+    /// Keywords that FLAGS has told: they do not know case, but have a spelling.
+    keywords: BTreeMap<String, String>,
+    /// Messages that this session is the first to be told of (RFC 3501 §2.3.2), ascending.
+    recent: Vec<(u32, u32)>,
     looked: Instant,
 }
 
@@ -40,55 +42,146 @@ impl Selected {
     /// Tells FLAGS again when a keyword is new (RFC 9051 §7.3.5).
     pub fn learn_keywords(&mut self, flags: &Flags, out: &mut Vec<u8>) {
         let before = self.keywords.len();
-        self.keywords.extend(flags.keywords.iter().cloned());
-        if self.keywords.len() > before {
-            let all: Vec<String> = self.keywords.iter().cloned().collect();
-            respond::flag_lists(out, &all, self.read_only);
+        for keyword in &flags.keywords {
+            self.keywords.entry(keyword.to_ascii_lowercase()).or_insert_with(|| keyword.clone());
         }
+        if self.keywords.len() > before {
+            respond::flag_lists(out, &self.known_keywords(), self.read_only);
+        }
+    }
+
+    fn known_keywords(&self) -> Vec<String> {
+        self.keywords.values().cloned().collect()
+    }
+
+    /// With \Recent, if it is.
+    pub fn flags_of(&self, message: &Message) -> Flags {
+        let flags = message.flags.clone().unwrap_or_default();
+        let recent = if self.is_recent(message.uid) { Flags::RECENT } else { 0 };
+        Flags { system: flags.system | recent, keywords: flags.keywords }
+    }
+
+    fn is_recent(&self, uid: u32) -> bool {
+        let after = self.recent.partition_point(|(first, _)| *first <= uid);
+        after.checked_sub(1).and_then(|at| self.recent.get(at)).is_some_and(|(_, last)| uid <= *last)
+    }
+
+    /// From `first` to the newest message that is known.
+    fn add_recent(&mut self, first: u32) {
+        let last = self.view.last_uid();
+        if first > 0 && first <= last {
+            match self.recent.last_mut() {
+                Some(range) if range.1 + 1 >= first => range.1 = last,
+                _ => self.recent.push((first, last)),
+            }
+        }
+    }
+
+    fn recent_count(&self) -> u32 {
+        let uids = self.view.uids();
+        let within = |(first, last): &(u32, u32)| {
+            uids.partition_point(|u| u <= last) - uids.partition_point(|u| u < first)
+        };
+        u32::try_from(self.recent.iter().map(within).sum::<usize>()).unwrap_or(u32::MAX)
     }
 }
 
+/// The beginning of an untagged FETCH, or UIDFETCH (RFC 9586 §3.2), which needs no UID beside.
+pub(crate) fn begin_fetch(out: &mut Vec<u8>, uid_only: bool, seq: u32, uid: u32, with_uid: bool) -> respond::Fetch<'_> {
+    if uid_only {
+        return respond::Fetch::begin_uid(out, uid);
+    }
+    let mut fetch = respond::Fetch::begin(out, seq);
+    if with_uid {
+        fetch.uid(uid);
+    }
+    fetch
+}
+
 impl Session {
-    pub(crate) async fn select(&mut self, account_id: u64, name: String, read_only: bool) -> Outcome {
+    pub(crate) async fn select(
+        &mut self,
+        account_id: u64,
+        name: String,
+        read_only: bool,
+        qresync: Option<Qresync>,
+    ) -> Outcome {
         if self.selected.take().is_some() {
             // RFC 7162 §3.2.11.
             respond::line(&mut self.wire.out, "*", "OK [CLOSED] Previous mailbox is closed.");
         }
         let timeout = self.gateway.config.call_timeout();
-        let request = SelectRequest { account_id, name: name.clone() };
+        let request = SelectRequest { account_id, name: name.clone(), claim_recent: !read_only && !self.rev2 };
         let mut answers = self.mailboxes().select(request).await?.into_inner();
         let mut state = None;
-        let (mut uids, mut keywords) = (Vec::new(), Vec::new());
+        let (mut uids, mut keywords, mut first_recent) = (Vec::new(), Vec::new(), 0);
         while let Some(answer) = tokio::time::timeout(timeout, answers.message()).await.map_err(slow)?? {
-            state = state.or(answer.state);
+            if let Some(said) = answer.state {
+                uids.reserve_exact(said.messages as usize);
+                first_recent = answer.first_recent;
+                state = Some(said);
+            }
             keywords.extend(answer.keywords);
             uids.extend(answer.uids);
         }
         let state = state.ok_or(Failure::no("UNAVAILABLE", "Temporary failure, try again later."))?;
-        let selected = Selected {
+        let mut selected = Selected {
             mailbox_id: state.mailbox_id,
             name,
             read_only,
             view: View::new(uids),
             since: state.highest_modseq,
             own: HashMap::new(),
-            keywords: keywords.into_iter().collect(),
+            keywords: keywords.into_iter().map(|k: String| (k.to_ascii_lowercase(), k)).collect(),
+            recent: Vec::new(),
             looked: Instant::now(),
         };
+        selected.add_recent(first_recent);
+        let utf8 = self.utf8_names();
         let out = &mut self.wire.out;
-        let keywords: Vec<String> = selected.keywords.iter().cloned().collect();
-        respond::flag_lists(out, &keywords, read_only);
+        respond::flag_lists(out, &selected.known_keywords(), read_only);
         respond::numbered(out, selected.view.exists(), "EXISTS");
         if self.rev2 {
-            respond::list(out, "LIST", &[], &selected.name, true, false);
+            respond::list(out, "LIST", &[], &selected.name, utf8, false);
         } else {
-            respond::numbered(out, 0, "RECENT");
+            respond::numbered(out, selected.recent_count(), "RECENT");
         }
         respond::line(out, "*", format_args!("OK [UIDVALIDITY {}] UIDs are valid.", state.uid_validity));
         respond::line(out, "*", format_args!("OK [UIDNEXT {}] Predicted next UID.", state.uid_next));
         respond::line(out, "*", format_args!("OK [HIGHESTMODSEQ {}] Highest.", state.highest_modseq.max(1)));
+        // RFC 8474 §4.2.
+        respond::line(out, "*", format_args!("OK [MAILBOXID (F{})] Unique.", state.mailbox_id));
         self.selected = Some(selected);
+        if let Some(qresync) = qresync.filter(|q| q.uid_validity == state.uid_validity) {
+            self.resynchronize(account_id, &qresync).await?;
+        }
         Ok(if read_only { "OK [READ-ONLY] Examine completed." } else { "OK [READ-WRITE] Select completed." }.into())
+    }
+
+    /// What has changed since the client's last session (RFC 7162 §3.2.5), of what it has.
+    async fn resynchronize(&mut self, account_id: u64, client: &Qresync) -> Result<(), Failure> {
+        let changes = self.changes(account_id, client.modseq).await?;
+        let Some(selected) = &self.selected else { return Ok(()) };
+        let gone = selected.view.missing(client.known.as_ref(), &from_proto(&changes.vanished));
+        respond::vanished(&mut self.wire.out, &gone, true);
+        let known = client.known.as_ref().and_then(|set| selected.view.resolve(set, true));
+        for message in &changes.messages {
+            let is_known = known.as_ref().is_none_or(|k| k.contains(message.uid));
+            let Some(seq) = selected.view.seq_of(message.uid).filter(|_| is_known) else { continue };
+            let mut fetch = begin_fetch(&mut self.wire.out, self.uid_only, seq, message.uid, true);
+            fetch.flags(&selected.flags_of(message));
+            fetch.modseq(message.modseq);
+            fetch.end();
+        }
+        Ok(())
+    }
+
+    /// Since any mod-sequence; does not move what the session knows.
+    pub(crate) async fn changes(&self, account_id: u64, since_modseq: u64) -> Result<ChangesResponse, Failure> {
+        let Some(selected) = &self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
+        let request =
+            ChangesRequest { account_id, mailbox_id: selected.mailbox_id, since_modseq, claim_recent: false };
+        Ok(self.mailboxes().changes(request).await?.into_inner())
     }
 
     /// CLOSE expunges without telling (RFC 9051 §6.4.2).
@@ -105,12 +198,13 @@ impl Session {
     /// Looks for changes when the last look is some time ago; what vanished is told when allowed.
     /// Fails only when the session cannot go on.
     pub(crate) async fn refresh_when_stale(&mut self, may_expunge: bool) -> Result<(), Failure> {
+        let by_uid = self.by_uid();
         let Some(selected) = &mut self.selected else { return Ok(()) };
         if selected.looked.elapsed() >= STALE {
             return only_gone(self.refresh(may_expunge).await);
         }
         if may_expunge {
-            selected.view.expunge(&mut self.wire.out);
+            selected.view.expunge(&mut self.wire.out, by_uid);
         }
         Ok(())
     }
@@ -119,11 +213,15 @@ impl Session {
     /// later.
     pub(crate) async fn refresh(&mut self, may_expunge: bool) -> Result<(), Failure> {
         let Some(account_id) = self.account else { return Ok(()) };
-        let Some((mailbox_id, since_modseq)) = self.selected.as_ref().map(|s| (s.mailbox_id, s.since)) else {
-            return Ok(());
+        let (rev2, by_uid) = (self.rev2, self.by_uid());
+        let Some(selected) = &self.selected else { return Ok(()) };
+        let request = ChangesRequest {
+            account_id,
+            mailbox_id: selected.mailbox_id,
+            since_modseq: selected.since,
+            claim_recent: !selected.read_only && !rev2,
         };
-        let answer = self.mailboxes().changes(ChangesRequest { account_id, mailbox_id, since_modseq }).await;
-        let answer = match answer {
+        let answer = match self.mailboxes().changes(request).await {
             Ok(answer) => answer.into_inner(),
             Err(status) if status.code() == tonic::Code::NotFound => {
                 // Deleted by another session: nothing that this one holds is true any more.
@@ -142,7 +240,7 @@ impl Session {
             selected.view.vanish(range.first, range.last);
         }
         if may_expunge {
-            selected.view.expunge(out);
+            selected.view.expunge(out, by_uid);
         }
         let own = std::mem::take(&mut selected.own);
         let mut grown = false;
@@ -155,17 +253,17 @@ impl Session {
             }
         }
         if grown {
+            selected.add_recent(answer.first_recent);
             respond::numbered(out, selected.view.exists(), "EXISTS");
-            if !self.rev2 {
-                respond::numbered(out, 0, "RECENT");
+            if !rev2 {
+                respond::numbered(out, selected.recent_count(), "RECENT");
             }
         }
         for message in changed {
             let Some(seq) = selected.view.seq_of(message.uid) else { continue };
-            let flags = flags_of(&message);
+            let flags = selected.flags_of(&message);
             selected.learn_keywords(&flags, out);
-            let mut fetch = respond::Fetch::begin(out, seq);
-            fetch.uid(message.uid);
+            let mut fetch = begin_fetch(out, self.uid_only, seq, message.uid, true);
             fetch.flags(&flags);
             if self.condstore {
                 fetch.modseq(message.modseq);
@@ -185,13 +283,12 @@ pub(crate) fn only_gone(refreshed: Result<(), Failure>) -> Result<(), Failure> {
     }
 }
 
-pub(crate) fn flags_of(message: &Message) -> Flags {
-    let flags = message.flags.clone().unwrap_or_default();
-    Flags { system: flags.system, keywords: flags.keywords }
-}
-
 pub(crate) fn to_proto(ranges: &UidRanges) -> Vec<UidRange> {
     ranges.as_slice().iter().map(|(first, last)| UidRange { first: *first, last: *last }).collect()
+}
+
+pub(crate) fn from_proto(ranges: &[UidRange]) -> UidRanges {
+    UidRanges::new(ranges.iter().map(|r| (r.first, r.last)).collect())
 }
 
 /// A stream that stopped.

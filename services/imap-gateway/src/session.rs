@@ -21,6 +21,8 @@ use crate::{
 /// Failed logins, and commands in a row that are none, after which the client is turned away.
 const MAX_FAILED_LOGINS: u32 = 5;
 const MAX_BAD: u32 = 20;
+/// A service that shuts down sends away one session in this time, on average.
+const PER_GOODBYE: std::time::Duration = std::time::Duration::from_millis(5);
 
 pub(crate) struct Session {
     pub gateway: Arc<Gateway>,
@@ -28,17 +30,28 @@ pub(crate) struct Session {
     pub wire: Wire,
     /// Over TLS.
     pub secure: bool,
+    /// What SASL's -PLUS mechanisms bind to (RFC 9266).
+    pub channel_binding: Option<[u8; 32]>,
     pub account: Option<u64>,
     pub selected: Option<Selected>,
     /// A CONDSTORE enabling command was given (RFC 7162 §3.1).
     pub condstore: bool,
     /// ENABLE IMAP4rev2 was given (RFC 9051 §6.3.1).
     pub rev2: bool,
+    /// ENABLE QRESYNC (RFC 7162 §3.2.3), UTF8=ACCEPT (RFC 6855 §3), UIDONLY (RFC 9586 §3).
+    pub qresync: bool,
+    pub utf8: bool,
+    pub uid_only: bool,
     pub failed_logins: u32,
     pub shutdown: CancellationToken,
     bad_commands: u32,
     counted: Option<Counted>,
+    /// When this session says goodbye, once the service shuts down.
+    pub leave_at: Option<tokio::time::Instant>,
 }
+
+/// RFC 9586 §3.3.
+pub(crate) const UID_REQUIRED: &str = "[UIDREQUIRED] Messages are named by UID only.";
 
 /// What comes after a command.
 #[derive(PartialEq, Eq)]
@@ -55,10 +68,15 @@ pub(crate) async fn run(gateway: Arc<Gateway>, connection: Connection) {
         peer: peer.ip(),
         wire: Wire::new(stream),
         secure: tls.is_some(),
+        channel_binding: tls.and_then(|info| info.channel_binding),
         account: None,
         selected: None,
         condstore: false,
         rev2: false,
+        qresync: false,
+        utf8: false,
+        uid_only: false,
+        leave_at: None,
         failed_logins: 0,
         shutdown,
         bad_commands: 0,
@@ -91,13 +109,18 @@ impl Session {
                 Framed::Command(text) => self.command(&text).await?,
                 Framed::Append { head, size, sync } => {
                     let tag = head.tag.clone();
-                    let span = info_span!("imap.command", imap.command = "APPEND", account.id = self.account);
+                    let name = if head.replaces.is_some() { "REPLACE" } else { "APPEND" };
+                    let span = info_span!("imap.command", imap.command = name, account.id = self.account);
                     let outcome = self.append(head, size, sync).instrument(span).await;
-                    self.complete(&tag, "APPEND", outcome)?;
+                    self.complete(&tag, name, outcome)?;
                     Next::GoOn
                 }
                 // The rest of a message that was refused in its middle.
                 Framed::Data(_) | Framed::AppendEnd(_) => Next::GoOn,
+                // Of an APPEND that was refused: all of it is.
+                Framed::AppendNext { .. } => {
+                    if self.wire.framer.refuse() { Next::GoOn } else { self.bye("[TOOBIG] Literal is too large.") }
+                }
                 Framed::TooLarge { tag } => {
                     self.bad(tag.as_deref(), "[TOOBIG] Command is too large.");
                     Next::GoOn
@@ -124,10 +147,11 @@ impl Session {
         self.wire.flush().await?;
         let config = &self.gateway.config;
         let patience = if self.account.is_some() { config.idle_timeout() } else { config.login_timeout() };
-        let shutdown = self.shutdown.clone();
+        self.wire.rest();
+        let leaving = leaving(self.shutdown.clone(), &mut self.leave_at, self.gateway.clone());
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => Ok(self.bye("[UNAVAILABLE] Server is shutting down.")),
+            () = leaving => Ok(self.bye("[UNAVAILABLE] Server is shutting down.")),
             read = tokio::time::timeout(patience, self.wire.read()) => match read {
                 Ok(read) => read.map(|()| Next::GoOn),
                 // RFC 9051 §5.4.
@@ -151,6 +175,12 @@ impl Session {
                 respond::line(&mut self.wire.out, &tag, "OK Logout completed.");
                 self.gateway.metrics.command(name, "ok");
                 return Ok(Next::Close);
+            }
+            CommandBody::Compress if self.account.is_some() && !self.wire.is_compressed() => {
+                respond::line(&mut self.wire.out, &tag, "OK Compression begins.");
+                self.wire.compress().await?;
+                self.gateway.metrics.command(name, "ok");
+                return Ok(Next::GoOn);
             }
             CommandBody::StartTls => {
                 self.start_tls(&tag).await?;
@@ -227,10 +257,19 @@ impl Session {
             CommandBody::List(command) => self.list(account, command).await,
             CommandBody::Lsub { reference, pattern } => self.lsub(account, &reference, &pattern).await,
             CommandBody::Status { mailbox, items } => self.status(account, mailbox, &items).await,
-            CommandBody::Select { mailbox, read_only, condstore } => {
-                self.condstore |= condstore;
-                self.select(account, mailbox, read_only).await
+            CommandBody::Select { qresync: Some(_), .. } if !self.qresync => {
+                Err(Failure::Bad("ENABLE QRESYNC first."))
             }
+            CommandBody::Select { mailbox, read_only, condstore, qresync } => {
+                self.condstore |= condstore;
+                self.select(account, mailbox, read_only, qresync).await
+            }
+            CommandBody::Compress => Err(Failure::no("COMPRESSIONACTIVE", "Compression is active already.")),
+            CommandBody::Unauthenticate => self.unauthenticate(),
+            CommandBody::GetQuota(root) => self.get_quota(account, &root).await,
+            CommandBody::GetQuotaRoot(mailbox) => self.get_quota_root(account, mailbox).await,
+            CommandBody::GetMetadata(request) => self.get_metadata(account, request).await,
+            CommandBody::SetMetadata { mailbox, entries } => self.set_metadata(account, mailbox, entries).await,
             CommandBody::Idle => self.idle().await,
             body => self.execute_selected(account, tag, body).await,
         }
@@ -240,6 +279,9 @@ impl Session {
         if self.selected.is_none() {
             return Err(Failure::Bad("Select a mailbox first."));
         }
+        if self.uid_only && names_by_sequence(&body) {
+            return Err(Failure::Bad(UID_REQUIRED));
+        }
         let (outcome, may_expunge) = match body {
             CommandBody::Close => return self.close(account).await,
             CommandBody::Unselect => {
@@ -247,8 +289,12 @@ impl Session {
                 return Ok("OK Unselect completed.".into());
             }
             CommandBody::Expunge(set) => (self.expunge(account, set).await, true),
-            CommandBody::Fetch { uid, set, items, changed_since } => {
-                (self.fetch(account, uid, &set, &items, changed_since).await, uid)
+            CommandBody::Fetch { vanished: true, .. } if !self.qresync => {
+                return Err(Failure::Bad("ENABLE QRESYNC first."));
+            }
+            CommandBody::Fetch { uid, set, items, changed_since, vanished, partial } => {
+                let range = crate::fetch::Range { uid, set, changed_since, vanished, partial };
+                (self.fetch(account, &range, &items).await, uid)
             }
             CommandBody::Store { uid, set, unchanged_since, mode, silent, flags } => {
                 let change = crate::store::Change { unchanged_since, mode, silent, flags };
@@ -260,6 +306,14 @@ impl Session {
             CommandBody::Search(command) => {
                 let uid = command.uid;
                 (self.search(account, tag, command).await, uid)
+            }
+            CommandBody::Sort { criteria, search } => {
+                let uid = search.uid;
+                (self.sort(account, tag, criteria, search).await, uid)
+            }
+            CommandBody::Thread { algorithm, search } => {
+                let uid = search.uid;
+                (self.thread(account, tag, algorithm, search).await, uid)
             }
             _ => return Err(Failure::Bad("Not now.")),
         };
@@ -278,6 +332,12 @@ impl Session {
                     self.rev2 = true;
                     self.wire.framer.set_names(Names::Utf8);
                 }
+                "UTF8=ACCEPT" => {
+                    self.utf8 = true;
+                    self.wire.framer.set_names(Names::Utf8);
+                }
+                "QRESYNC" => (self.qresync, self.condstore) = (true, true),
+                "UIDONLY" => self.uid_only = true,
                 _ => continue,
             }
             enabled.push(' ');
@@ -285,6 +345,24 @@ impl Session {
         }
         respond::line(&mut self.wire.out, "*", enabled);
         Ok("OK Enable completed.".into())
+    }
+
+    /// As after the greeting, but for TLS and compression (RFC 8437 §3).
+    fn unauthenticate(&mut self) -> Outcome {
+        (self.account, self.counted, self.selected) = (None, None, None);
+        (self.condstore, self.qresync, self.rev2, self.utf8, self.uid_only) = (false, false, false, false, false);
+        self.wire.framer.set_names(Names::Utf7);
+        Ok("OK Unauthenticate completed.".into())
+    }
+
+    /// Whether the client reads and writes mailbox names in UTF-8.
+    pub(crate) fn utf8_names(&self) -> bool {
+        self.rev2 || self.utf8
+    }
+
+    /// Whether what vanishes is told by UID.
+    pub(crate) fn by_uid(&self) -> bool {
+        self.qresync || self.uid_only
     }
 
     pub(crate) fn logged_in(&mut self, account: u64) {
@@ -302,6 +380,8 @@ impl Session {
             starttls: self.gateway.tls.is_some() && !self.secure,
             may_login: self.may_login(),
             logged_in: self.account.is_some(),
+            bindable: self.channel_binding.is_some(),
+            compressed: self.wire.is_compressed(),
         };
         capabilities(&self.gateway.config, state)
     }
@@ -319,4 +399,41 @@ impl Session {
         respond::line(&mut self.wire.out, "*", format_args!("BYE {text}"));
         Next::Close
     }
+}
+
+/// Whether the command names messages by sequence number, which UIDONLY forbids (RFC 9586 §3.3).
+/// What a search key names is looked at where it is resolved.
+fn names_by_sequence(body: &CommandBody) -> bool {
+    let is_numbers = |set: &imap::SequenceSet| !matches!(set, imap::SequenceSet::Saved);
+    match body {
+        CommandBody::Fetch { uid, set, .. }
+        | CommandBody::Store { uid, set, .. }
+        | CommandBody::Copy { uid, set, .. } => !uid && is_numbers(set),
+        CommandBody::Search(search) | CommandBody::Sort { search, .. } | CommandBody::Thread { search, .. } => {
+            !search.uid
+        }
+        _ => false,
+    }
+}
+
+/// Ends when this session has to say goodbye: sessions leave one after the other, so that their
+/// clients do not come back all at once. Few sessions need no time for that.
+pub(crate) async fn leaving(
+    shutdown: CancellationToken,
+    leave_at: &mut Option<tokio::time::Instant>,
+    gateway: Arc<Gateway>,
+) {
+    shutdown.cancelled().await;
+    let at = leave_at.get_or_insert_with(|| {
+        let spread = (PER_GOODBYE * gateway.metrics.active_sessions()).min(gateway.config.drain_spread());
+        tokio::time::Instant::now() + spread.mul_f64(chance())
+    });
+    tokio::time::sleep_until(*at).await;
+}
+
+/// Between 0 and 1; every hasher has keys of its own.
+fn chance() -> f64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let bits = std::hash::RandomState::new().build_hasher().finish() >> 32;
+    bits as f64 / f64::from(u32::MAX)
 }

@@ -5,7 +5,7 @@ use proto::mailboxes::{CopyRequest, ExpungeRequest, StoreRequest, store_request:
 
 use crate::{
     failure::{Failure, Outcome},
-    selected::{flags_of, to_proto},
+    selected::{begin_fetch, to_proto},
     session::Session,
 };
 
@@ -48,21 +48,19 @@ impl Session {
             unchanged_since: change.unchanged_since,
         };
         let answer = self.mailboxes().store(request).await?.into_inner();
+        let uid_only = self.uid_only;
         let Some(selected) = &mut self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
         let out = &mut self.wire.out;
         for message in &answer.messages {
             let Some(seq) = selected.view.seq_of(message.uid) else { continue };
             selected.know(message.uid, message.modseq);
-            let flags = flags_of(message);
+            let flags = selected.flags_of(message);
             selected.learn_keywords(&flags, out);
             // Silence is about flags; who follows mod-sequences wants them (RFC 7162 §3.1.3).
             if change.silent && !self.condstore {
                 continue;
             }
-            let mut fetch = respond::Fetch::begin(out, seq);
-            if uid || self.condstore {
-                fetch.uid(message.uid);
-            }
+            let mut fetch = begin_fetch(out, uid_only, seq, message.uid, uid || self.condstore);
             if !change.silent {
                 fetch.flags(&flags);
             }
@@ -115,11 +113,16 @@ impl Session {
         }
         // RFC 6851 §4.3: COPYUID comes before the EXPUNGEs, so not in the tagged response.
         respond::line(&mut self.wire.out, "*", format_args!("OK {code} Moved."));
+        let by_uid = self.by_uid();
         if let Some(selected) = &mut self.selected {
             for (first, last) in from.as_slice() {
                 selected.view.vanish(*first, *last);
             }
-            selected.view.expunge(&mut self.wire.out);
+            selected.view.expunge(&mut self.wire.out, by_uid);
+        }
+        if self.condstore {
+            // RFC 7162 §3.2.10: the client must not have to guess it.
+            return Ok(format!("OK [HIGHESTMODSEQ {}] {done}", answer.highest_modseq));
         }
         Ok(format!("OK {done}"))
     }
@@ -134,11 +137,12 @@ impl Session {
         }
         let request = ExpungeRequest { account_id, mailbox_id, uids: to_proto(&uids), regardless: false };
         let answer = self.mailboxes().expunge(request).await?.into_inner();
+        let by_uid = self.by_uid();
         let Some(selected) = &mut self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
         for range in &answer.expunged {
             selected.view.vanish(range.first, range.last);
         }
-        selected.view.expunge(&mut self.wire.out);
+        selected.view.expunge(&mut self.wire.out, by_uid);
         if self.condstore && !answer.expunged.is_empty() {
             return Ok(format!("OK [HIGHESTMODSEQ {}] Expunge completed.", answer.highest_modseq));
         }

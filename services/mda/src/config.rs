@@ -9,6 +9,9 @@ pub struct Config {
     pub runtime: runtime::Config,
     /// gRPC, for the other services and the command line.
     pub listen: SocketAddr,
+    /// Bring the schema up to date and end: for a Job before an upgrade. Safe to run at any time,
+    /// also several at once. Without it every process does so when it starts.
+    pub migrate_only: bool,
     /// What this process does; each role scales alone.
     pub roles: BTreeSet<Role>,
     /// `postgres://user:password@host:port/database`, `?host=/path` for a socket, `?sslmode=…`.
@@ -26,6 +29,10 @@ pub struct Config {
     pub redispatch_seconds: u32,
     /// Days that the journey of a finished message is kept.
     pub journey_days: u32,
+    /// What failed logins lead to.
+    pub login_backoff: crate::directory::throttle::Config,
+    /// The issuer whose tokens OAUTHBEARER and XOAUTH2 take; without it they are not offered.
+    pub oidc: Option<crate::directory::issuer::Config>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -49,6 +56,7 @@ impl Default for Config {
         Self {
             runtime: runtime::Config::default(),
             listen: SocketAddr::from(([0, 0, 0, 0], 9400)),
+            migrate_only: false,
             roles: BTreeSet::from([Spool, Directory, Mailboxes, Delivery, Admin, Journey]),
             database_url: "postgres://postroad@localhost/postroad".into(),
             database_connections: 16,
@@ -58,6 +66,8 @@ impl Default for Config {
             stream_bound: 10_000,
             redispatch_seconds: 20,
             journey_days: 30,
+            login_backoff: Default::default(),
+            oidc: None,
         }
     }
 }
@@ -85,7 +95,7 @@ impl runtime::ServiceConfig for Config {
                 self.database_connections
             ));
         }
-        if self.redis_url.is_none() {
+        if self.redis_url.is_none() && !self.migrate_only {
             return Err("configuration key \"redis_url\" is missing: expected redis://host:port/".into());
         }
         if !(5..=3600).contains(&self.redispatch_seconds) {
@@ -93,6 +103,18 @@ impl runtime::ServiceConfig for Config {
                 "configuration key \"redispatch_seconds\" = {}: expected 5 to 3600",
                 self.redispatch_seconds
             ));
+        }
+        if self.login_backoff.first_seconds == 0
+            || self.login_backoff.longest_seconds < self.login_backoff.first_seconds
+        {
+            return Err(format!(
+                "configuration keys \"login_backoff.first_seconds\" = {}, \"login_backoff.longest_seconds\" = {}: \
+                 expected at least 1, and the longest not below the first",
+                self.login_backoff.first_seconds, self.login_backoff.longest_seconds
+            ));
+        }
+        if let Some(oidc) = &self.oidc {
+            oidc.validate()?;
         }
         Ok(())
     }

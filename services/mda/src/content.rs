@@ -55,7 +55,15 @@ fn structure(content: &[u8]) -> Structure {
         body: imap::structure::body_text(&parsed).into(),
         bodystructure: imap::structure::bodystructure_text(&parsed).into(),
         parts: parsed.spans().into_iter().map(part).collect(),
+        preview: Some(message::preview(&parsed, content)),
+        thread_id: message::thread_root(content).map(|root| thread_id(&root)).unwrap_or_default(),
     }
+}
+
+/// The same for all that refer to the same beginning, without telling it (RFC 8474 §5.2).
+fn thread_id(root: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, root);
+    digest.as_ref().iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
 
 fn message_id(header: &[u8]) -> String {

@@ -10,7 +10,13 @@ use tonic::Status;
 
 use crate::config::Config;
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
+/// A schema that is newer than we are is no reason to refuse: N-1 goes on beside N, and after a
+/// rollback it starts again (Invariant 9).
+fn migrations() -> sqlx::migrate::Migrator {
+    let mut migrations = sqlx::migrate!("../../migrations");
+    migrations.set_ignore_missing(true);
+    migrations
+}
 
 /// A caller waits this long for a connection; then the database counts as down.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,7 +47,7 @@ pub fn pool(config: &Config) -> anyhow::Result<PgPool> {
 /// Brings the schema up to date; waits while the database is away.
 pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
     loop {
-        match MIGRATIONS.run(pool).await {
+        match migrations().run(pool).await {
             Ok(()) => return Ok(()),
             Err(sqlx::migrate::MigrateError::Execute(e)) if is_away(&e) => {
                 tracing::warn!(error = %e, "database is away, waiting");

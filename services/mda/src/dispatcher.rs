@@ -74,18 +74,20 @@ impl Dispatch {
     }
 }
 
-/// Takes what is due in the order it became due; concurrent dispatchers share the work.
+/// Takes what is due in the order it became due; concurrent dispatchers share the work. What goes
+/// to a resting destination is put off without passing through Redis and a relay.
 const TAKE: &str = "
 update deliveries d
-set due_at = now() + make_interval(secs => $3)
+set due_at = coalesce(r.until + random() * 0.5 * (r.until - now()), now() + make_interval(secs => $3))
 from (
-    select queue_id, number from deliveries
+    select queue_id, number, remote from deliveries
     where due_at <= now() and not held and (remote is not null) = $1
     order by due_at limit $2
     for update skip locked
 ) as due join spool s using (queue_id)
+left join resting_destinations r on r.domain = lower(split_part(due.remote, '@', -1)) and r.until > now()
 where d.queue_id = due.queue_id and d.number = due.number
-returning d.queue_id, d.number, s.traceparent";
+returning d.queue_id, d.number, s.traceparent, s.priority, r.domain is not null";
 
 /// Runs until shutdown.
 pub async fn run(pool: PgPool, dispatch: Dispatch, metrics: Metrics, shutdown: CancellationToken) {
@@ -121,7 +123,7 @@ async fn hand_out(pool: &PgPool, dispatch: &Dispatch, stream: Stream) -> Result<
         if room == 0 {
             return Ok(());
         }
-        let rows: Vec<(Uuid, i32, String)> = sqlx::query_as(TAKE)
+        let mut rows: Vec<(Uuid, i32, String, i16, bool)> = sqlx::query_as(TAKE)
             .bind(stream == Stream::Remote)
             .bind(i64::try_from(room).unwrap_or(i64::MAX))
             .bind(dispatch.redispatch_seconds())
@@ -130,14 +132,19 @@ async fn hand_out(pool: &PgPool, dispatch: &Dispatch, stream: Stream) -> Result<
         if rows.is_empty() {
             return Ok(());
         }
+        // RFC 6710 §5: among what is due together, the urgent first.
+        rows.sort_by_key(|(.., priority, _)| -priority);
         let items: Vec<Item> = rows
             .into_iter()
-            .map(|(queue_id, number, traceparent)| Item {
+            .filter(|(.., rests)| !rests)
+            .map(|(queue_id, number, traceparent, ..)| Item {
                 queue_id: ids::show(queue_id),
                 number: number.unsigned_abs(),
                 traceparent,
             })
             .collect();
-        dispatch.add(stream, &items).await;
+        if !items.is_empty() {
+            dispatch.add(stream, &items).await;
+        }
     }
 }

@@ -19,6 +19,7 @@ pub mod journey;
 pub mod mailboxes;
 pub mod maintenance;
 pub mod metrics;
+pub mod relay;
 pub mod spool;
 pub mod wakes;
 
@@ -28,14 +29,15 @@ use config::Role;
 use proto::{
     MAX_GRPC_MESSAGE, admin::admin_server::AdminServer, directory::directory_server::DirectoryServer,
     journey::journey_server::JourneyServer, mailboxes::mailboxes_server::MailboxesServer,
-    spool::spool_server::SpoolServer,
+    relay::relay_server::RelayServer, spool::spool_server::SpoolServer,
 };
 use queue::{Consumer, Producer, Stream};
 use sqlx::PgPool;
 use tonic::service::Routes;
 use uuid::Uuid;
 
-use crate::{bounce::Bouncer, dispatcher::Dispatch, metrics::Metrics, spool::Accepting, wakes::WakeHub};
+use crate::{
+    bounce::Bouncer, directory::throttle::Throttle, dispatcher::Dispatch, metrics::Metrics, spool::Accepting, wakes::WakeHub};
 
 /// What the roles of one process share.
 struct Parts {
@@ -43,10 +45,15 @@ struct Parts {
     wakes: WakeHub,
     dispatch: Dispatch,
     bouncer: Bouncer,
+    turns: queue::Turns,
+    throttle: Throttle,
     metrics: Metrics,
 }
 
 pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()> {
+    if config.migrate_only {
+        return migrate(&config, &service).await;
+    }
     let metrics = service.metrics(Metrics::register);
     let redis = config.redis_url.clone().context("configuration key \"redis_url\" is missing")?;
     let pool = database::pool(&config)?;
@@ -65,7 +72,10 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         hostname: config.hostname.clone(),
         metrics: metrics.clone(),
     };
-    let parts = Parts { pool: pool.clone(), wakes: WakeHub::new(&redis), dispatch, bouncer, metrics };
+    let rates = queue::Rates::new(&redis);
+    let throttle = Throttle { rates, config: config.login_backoff, metrics: metrics.clone() };
+    let turns = queue::Turns::new(&redis);
+    let parts = Parts { pool: pool.clone(), wakes: WakeHub::new(&redis), dispatch, bouncer, turns, throttle, metrics };
 
     let hub = parts.wakes.clone();
     let wake_watch = tokio::spawn(queue::watch_wakes(redis.clone(), move |account| hub.wake(account)));
@@ -83,28 +93,39 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     Ok(())
 }
 
-/// Two workers: while one waits for its commit, the other gathers the next batch.
+/// The schema alone (`migrate_only`). Postgres's advisory lock makes several of us take turns.
+async fn migrate(config: &Config, service: &runtime::Service) -> anyhow::Result<()> {
+    let pool = database::pool(config)?;
+    tokio::select! {
+        migrated = database::migrate(&pool) => migrated.context("migrations")?,
+        () = service.shutdown.cancelled() => anyhow::bail!("stopped before the migrations were done"),
+    }
+    pool.close().await;
+    tracing::info!("schema is up to date");
+    Ok(())
+}
+
+/// One worker a process: what a client sent in an order comes in that order, and what arrives
+/// during one commit is the next batch anyway.
 fn start_delivery(
     config: &Config,
     redis: &queue::Url,
     parts: &Parts,
     service: &runtime::Service,
 ) -> Vec<tokio::task::JoinHandle<()>> {
-    let worker = |_| {
-        let worker = delivery::Worker {
-            pool: parts.pool.clone(),
-            consumer: Consumer::new(redis, Stream::Local, format!("mda-{}", Uuid::now_v7()), delivery::BATCH),
-            wakes: parts.wakes.clone(),
-            bouncer: parts.bouncer.clone(),
-            metrics: parts.metrics.clone(),
-        };
-        tokio::spawn(worker.run(service.shutdown.clone()))
+    let worker = delivery::Worker {
+        pool: parts.pool.clone(),
+        consumer: Consumer::new(redis, Stream::Local, format!("mda-{}", Uuid::now_v7()), delivery::BATCH),
+        wakes: parts.wakes.clone(),
+        bouncer: parts.bouncer.clone(),
+        metrics: parts.metrics.clone(),
     };
+    let worker = tokio::spawn(worker.run(service.shutdown.clone()));
     let (pool, metrics, shutdown) = (parts.pool.clone(), parts.metrics.clone(), service.shutdown.clone());
     let dispatcher =
         tokio::spawn(dispatcher::run(pool.clone(), parts.dispatch.clone(), metrics.clone(), shutdown.clone()));
     let maintenance = tokio::spawn(maintenance::run(pool, config.journey_days, metrics, shutdown));
-    (0..2).map(worker).chain([dispatcher, maintenance]).collect()
+    vec![worker, dispatcher, maintenance]
 }
 
 fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
@@ -114,20 +135,28 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
     if config.has(Role::Spool) {
         let spool = spool::Spool { pool: pool(), accepting, max_message_size: config.max_message_size };
         routes.add_service(SpoolServer::new(spool));
+        routes.add_service(RelayServer::new(relay::Relay { pool: pool() }));
     }
     if config.has(Role::Directory) {
-        routes.add_service(DirectoryServer::new(directory::Directory { pool: pool(), passwords: passwords.clone() }));
+        let directory = directory::Directory {
+            pool: pool(),
+            passwords: passwords.clone(),
+            throttle: parts.throttle.clone(),
+            issuer: config.oidc.clone().map(directory::issuer::Issuer::new),
+        };
+        routes.add_service(DirectoryServer::new(directory));
     }
     if config.has(Role::Mailboxes) {
         let mailboxes = mailboxes::Mailboxes {
             pool: pool(),
+            appends: mailboxes::appending(pool()),
             wakes: parts.wakes.clone(),
             max_message_size: config.max_message_size,
         };
         routes.add_service(MailboxesServer::new(mailboxes).max_encoding_message_size(MAX_GRPC_MESSAGE));
     }
     if config.has(Role::Admin) {
-        let admin = admin::Admin { pool: pool(), passwords, bouncer: parts.bouncer.clone() };
+        let admin = admin::Admin { pool: pool(), passwords, bouncer: parts.bouncer.clone(), turns: parts.turns.clone() };
         routes.add_service(AdminServer::new(admin));
     }
     if config.has(Role::Journey) {

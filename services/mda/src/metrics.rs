@@ -15,6 +15,9 @@ pub struct Metrics {
     oldest_due: Gauge<f64, AtomicU64>,
     open: Gauge,
     reclaimed: Counter,
+    logins_failed: Counter,
+    logins_throttled: Counter,
+    logins_unlimited: Counter,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -31,7 +34,26 @@ impl Metrics {
         registry.register("mda_oldest_due_seconds", "Age of the oldest due delivery", m.oldest_due.clone());
         registry.register("mda_open_deliveries", "Deliveries without a final state", m.open.clone());
         registry.register("mda_contents_reclaimed", "Contents that nothing referred to", m.reclaimed.clone());
+        registry.register("mda_logins_failed", "Logins with wrong credentials", m.logins_failed.clone());
+        registry.register("mda_logins_throttled", "Logins turned away after too many failures", m.logins_throttled.clone());
+        registry.register(
+            "mda_logins_unlimited",
+            "Looks at the login back-off that Redis did not answer",
+            m.logins_unlimited.clone(),
+        );
         m
+    }
+
+    pub fn login_failed(&self) {
+        self.logins_failed.inc();
+    }
+
+    pub fn login_throttled(&self) {
+        self.logins_throttled.inc();
+    }
+
+    pub fn login_unlimited(&self) {
+        self.logins_unlimited.inc();
     }
 
     pub fn delivered(&self, n: usize) {

@@ -1,1 +1,76 @@
-//! Custom resources to Admin calls.
+//! Custom resources to Admin calls, and the DNS as status conditions.
+//!
+//! - **Role**: a `Domain` resource becomes a domain of `mda` with DKIM keys; its status says which
+//!   records to publish, and which are published and right. Mailboxes stay out of etcd.
+//! - **Ports**: the runtime's HTTP port only.
+//! - **Peers**: the Kubernetes API, `mda`'s Admin, name servers.
+//! - **Scaling**: one process works, by a Lease; more wait to take over within `lease_seconds`.
+//!
+//! Everything is written again whenever it is looked at, so a crash between two steps, a lost event
+//! or two leaders for a moment do no harm: creating a domain that is there changes nothing.
+
+mod config;
+mod crd;
+mod domain;
+mod lease;
+mod metrics;
+mod records;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use kube::{
+    Api, Client,
+    runtime::{
+        Controller,
+        events::{Recorder, Reporter},
+        watcher,
+    },
+};
+use proto::admin::admin_client::AdminClient;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+pub use crd::{DeletionPolicy, Domain, DomainSpec, DomainStatus, PublishedRecord, crds};
+pub use domain::{Context, Error, FINALIZER, on_error, reconcile};
+pub use lease::{Lease, lead};
+pub use metrics::Metrics;
+pub use records::{State, Wanted, Zone, compare};
+
+/// Waits for the lease, reconciles as long as it holds it, until shutdown.
+pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()> {
+    let metrics = service.metrics(Metrics::register);
+    let client = Client::try_default().await.context("no way to the Kubernetes API")?;
+    let zone: Arc<dyn Zone> = Arc::new(dns::Resolver::new(&config.dns).context("configuration key \"dns\"")?);
+    let channel = runtime::grpc::channel(&config.mda, config.mda_timeout());
+    let name = std::env::var("OPERATOR_NAME").unwrap_or_else(|_| format!("operator-{}", std::process::id()));
+    let namespace = std::env::var("OPERATOR_NAMESPACE").unwrap_or_else(|_| client.default_namespace().to_owned());
+    let reporter = Reporter { controller: "postroad-operator".into(), instance: Some(name.clone()) };
+    let context = Arc::new(Context {
+        client: client.clone(),
+        admin: AdminClient::new(channel),
+        zone,
+        hostname: config.hostname.clone(),
+        recorder: Recorder::new(client.clone(), reporter),
+        metrics,
+    });
+    service.ready();
+    let lease = Lease::new(client.clone(), &namespace, &name, config.lease());
+    lead(&lease, &service.shutdown, |lost| watch(context.clone(), Api::namespaced(client.clone(), &namespace), lost))
+        .await;
+    Ok(())
+}
+
+/// Reconciles every Domain of the namespace until `lost`; the running ones are finished.
+async fn watch(context: Arc<Context>, domains: Api<Domain>, lost: CancellationToken) {
+    use futures::StreamExt as _;
+    Controller::new(domains, watcher::Config::default())
+        .graceful_shutdown_on(lost.cancelled_owned())
+        .run(reconcile, on_error, context)
+        .for_each(async |outcome| {
+            if let Err(e) = outcome {
+                tracing::warn!(error = %e, "a Domain is not reconciled");
+            }
+        })
+        .await;
+}

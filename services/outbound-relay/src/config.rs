@@ -1,7 +1,9 @@
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use runtime::grpc::Peers;
 use serde::Deserialize;
+
+use crate::policy::{EgressSource, Overrides, Route, Tenant};
 
 /// Every key of the section `outbound-relay`.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,6 +25,47 @@ pub struct Config {
     pub source_address: Option<IpAddr>,
     /// Prepend `Postroad-Trace` with the W3C trace context, so that a receiving Postroad links it.
     pub trace_header: bool,
+    /// BDAT instead of DATA where it is offered (RFC 3030).
+    pub chunking: bool,
+    /// DANE (RFC 7672), as soon as a name server has answered with a DNSSEC signature that leads
+    /// to the trust anchor (`dns.trust_anchor`).
+    pub dane: bool,
+    /// MTA-STS (RFC 8461).
+    pub mta_sts: bool,
+    /// Port of the hosts `mta-sts.<domain>`; the standard knows no other than 443.
+    pub mta_sts_port: u16,
+    /// CA certificates (PEM) for MTA-STS and for certificates that must be valid, instead of the
+    /// Web's.
+    pub tls_ca: Option<PathBuf>,
+    /// Collect TLS results and report them daily to domains that ask for it (RFC 8460).
+    pub tls_reports: bool,
+    /// Seconds between two counts handed to `mda`.
+    pub tls_results_every: u64,
+    /// The sender of these reports; unset: `postmaster@` the hostname.
+    pub tls_report_from: Option<String>,
+    /// `auth-checker`, which signs them (RFC 8460 §3); unset: they go out unsigned.
+    pub auth_checker: Option<Peers>,
+    /// Seconds between two looks whether a TLS report is due.
+    pub tls_report_every: u64,
+    /// Mail that does not go to the MX hosts of its domain; the first that fits.
+    pub routes: Vec<Route>,
+    /// Addresses and names that connections leave from, by the name of the pool.
+    pub egress_pools: BTreeMap<String, Vec<EgressSource>>,
+    /// Settings of tenants, by name.
+    pub tenants: BTreeMap<String, Tenant>,
+    /// Settings of destinations, by domain; they go before those of tenants.
+    pub destinations: BTreeMap<String, Overrides>,
+    /// Domains by the name that metrics count them under; all others are `other`.
+    pub destination_classes: BTreeMap<String, Vec<String>>,
+    /// Seconds after which the sender is told that mail is delayed (RFC 3464); 0 never.
+    pub delay_report: u64,
+    /// Connections to a destination at the beginning; each message it takes allows one more.
+    pub slow_start: usize,
+    /// Seconds that a destination that does not answer is left alone, doubled with each failure.
+    pub back_off_first: u64,
+    pub back_off_max: u64,
+    /// Seconds to wait for a greeting (RFC 5321 §4.5.3.2.1 says 5 minutes).
+    pub greeting_seconds: u64,
     /// Seconds before the second attempt; doubles with every further one.
     pub retry_first: u64,
     /// Seconds between two attempts at most.
@@ -31,11 +74,12 @@ pub struct Config {
     pub queue_lifetime: u64,
     /// Attempts at once.
     pub concurrency: usize,
-    /// Attempts at once to one domain.
+    /// Connections at once to one destination, of all relays together.
     pub per_destination: usize,
     /// Claimed deliveries held at once, running or waiting.
     pub max_held: usize,
-    /// Claimed deliveries of one domain held at once; more are given back for a while.
+    /// Claimed deliveries of one domain waiting at once, and never more than half of the room
+    /// left in `max_held`; more are given back for a while.
     pub max_held_per_destination: usize,
     /// Seconds a claim holds without being renewed; so long a crash delays its deliveries.
     pub lease_seconds: u32,
@@ -60,11 +104,31 @@ impl Default for Config {
             relay_port: 25,
             source_address: None,
             trace_header: true,
+            chunking: true,
+            dane: true,
+            mta_sts: true,
+            mta_sts_port: 443,
+            tls_ca: None,
+            tls_reports: true,
+            tls_results_every: 30,
+            tls_report_from: None,
+            auth_checker: None,
+            tls_report_every: 600,
+            routes: Vec::new(),
+            egress_pools: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            destinations: BTreeMap::new(),
+            destination_classes: BTreeMap::new(),
+            delay_report: 4 * 60 * 60,
+            slow_start: 3,
+            back_off_first: 30,
+            back_off_max: 15 * 60,
+            greeting_seconds: 300,
             retry_first: 60,
             retry_max: 2 * 60 * 60,
             queue_lifetime: 5 * 24 * 60 * 60,
-            concurrency: 100,
-            per_destination: 10,
+            concurrency: 500,
+            per_destination: 20,
             max_held: 10_000,
             max_held_per_destination: 1_000,
             lease_seconds: 30,
@@ -116,6 +180,11 @@ impl runtime::ServiceConfig for Config {
             ("connect_seconds", self.connect_seconds),
             ("transactions_per_connection", self.transactions_per_connection.into()),
             ("mda_seconds", self.mda_seconds),
+            ("slow_start", self.slow_start as u64),
+            ("back_off_first", self.back_off_first),
+            ("greeting_seconds", self.greeting_seconds),
+            ("tls_results_every", self.tls_results_every),
+            ("tls_report_every", self.tls_report_every),
         ] {
             if value == 0 {
                 return Err(format!("configuration key {key:?} = 0: expected at least 1"));
@@ -125,6 +194,7 @@ impl runtime::ServiceConfig for Config {
             let (max, first) = (self.retry_max, self.retry_first);
             return Err(format!("configuration key \"retry_max\" = {max}: expected at least retry_first = {first}"));
         }
+        crate::policy::validate(self)?;
         if !(3..=600).contains(&self.lease_seconds) {
             return Err(format!("configuration key \"lease_seconds\" = {}: expected 3 to 600", self.lease_seconds));
         }

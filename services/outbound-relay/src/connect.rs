@@ -1,11 +1,13 @@
-//! Finds a host that talks to us, in the order of the MX records (RFC 5321 §5.1).
+//! Finds a host that talks to us as securely as it must, in the order of the MX records
+//! (RFC 5321 §5.1) or of a route.
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::PoisonError,
     time::Duration,
 };
 
-use smtp::client::Failure;
+use smtp::client::{Credentials, Failure};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
@@ -13,9 +15,13 @@ use tokio::{
 
 use crate::{
     Relay,
-    connection::Connection,
+    connection::{Connection, Opening},
     decision::{Decision, Kind},
-    route::{self, Host},
+    lane::Lane,
+    policy::EgressSource,
+    route::{self, Host, Hosts},
+    security::{self, OfDomain, Security, Start},
+    tls::Seen,
 };
 
 /// Addresses tried in one attempt, of all hosts together.
@@ -32,45 +38,85 @@ pub(crate) struct NoHost {
     pub decision: Decision,
 }
 
-/// A connection that is ready for mail to `domain`.
+impl NoHost {
+    fn nowhere(decision: Decision) -> Self {
+        Self { host: None, decision }
+    }
+}
+
+/// A connection that is ready for mail of `lane`.
 ///
 /// Refusals in the greeting and connection trouble lead to the next address; when all fail, a
 /// transient answer of any beats the permanent ones, because that host may take it later.
-pub(crate) async fn connect(relay: &Relay, domain: &str) -> Result<Connection, NoHost> {
+pub(crate) async fn connect(relay: &Relay, lane: &Lane) -> Result<Connection, NoHost> {
     let entropy = uuid::Uuid::new_v4().as_u64_pair().0;
-    let hosts = route::hosts(&relay.resolver, domain, &relay.config.hostname, entropy)
-        .await
-        .map_err(|decision| NoHost { host: None, decision })?;
+    let hosts = route::hosts(relay, lane, entropy).await.map_err(NoHost::nowhere)?;
+    let of_domain = match hosts.route {
+        None if !hosts.is_literal => {
+            Some(security::of_domain(relay, &lane.destination).await.map_err(NoHost::nowhere)?)
+        }
+        _ => None,
+    };
 
     let started = Instant::now();
     let mut tried = 0;
     let mut worst: Option<NoHost> = None;
-    for host in hosts {
-        let (name, addresses) = match host {
-            Host::Address(address) => (address.to_string(), vec![address]),
-            Host::Name(name) => match relay.resolver.addresses(&name).await {
-                Ok(addresses) => (name, addresses),
-                Err(e) => {
-                    worst = Some(worse(worst, NoHost { host: Some(name), decision: route::of_lookup(&e) }));
-                    continue;
-                }
-            },
+    for host in &hosts.hosts {
+        let failed = |decision| NoHost { host: Some(host.name()), decision };
+        let addresses = match addresses(relay, host).await {
+            Ok(addresses) => addresses,
+            Err(decision) => {
+                worst = Some(worse(worst, failed(decision)));
+                continue;
+            }
         };
-        for address in usable(addresses, relay.config.source_address) {
+        let security = match of_host(relay, lane, &hosts, of_domain.as_ref(), host).await {
+            Ok(security) => security,
+            Err(decision) => {
+                worst = Some(worse(worst, failed(decision)));
+                continue;
+            }
+        };
+        let sources = sources(relay, lane, entropy);
+        for (address, source) in pairs(addresses, &sources) {
             if tried >= MAX_ADDRESSES || started.elapsed() > BUDGET {
                 break;
             }
             tried += 1;
-            match open(relay, &name, SocketAddr::new(address, relay.config.relay_port)).await {
+            let target = Target { host: host.name(), address: SocketAddr::new(address, host.port), source };
+            match open(relay, &target, &security, hosts.credentials.as_ref()).await {
                 Ok(connection) => return Ok(connection),
-                Err(decision) => worst = Some(worse(worst, NoHost { host: Some(name.clone()), decision })),
+                Err(decision) => worst = Some(worse(worst, failed(decision))),
             }
         }
     }
-    Err(worst.unwrap_or_else(|| NoHost {
-        host: None,
-        decision: Decision::transient("4.4.1", format!("no address of {domain} can be reached from here")),
+    Err(worst.unwrap_or_else(|| {
+        let words = format!("no address of {} can be reached from here", lane.destination);
+        NoHost::nowhere(Decision::transient("4.4.1", words))
     }))
+}
+
+async fn addresses(relay: &Relay, host: &Host) -> Result<Vec<IpAddr>, Decision> {
+    match host.address() {
+        Some(address) => Ok(vec![address]),
+        None => relay.resolver.addresses(&host.name()).await.map_err(|e| route::of_lookup(&e)),
+    }
+}
+
+async fn of_host(
+    relay: &Relay,
+    lane: &Lane,
+    hosts: &Hosts,
+    of_domain: Option<&OfDomain>,
+    host: &Host,
+) -> Result<Security, Decision> {
+    let security = match (hosts.route, of_domain) {
+        (Some(tls), _) => Security::of_route(tls, hosts.credentials.is_some()),
+        (None, Some(domain)) => domain.of_host(relay, &host.name(), host.port).await?,
+        (None, None) => Security::opportunistic(),
+    };
+    security.permits(lane)?;
+    Ok(security)
 }
 
 /// The later of two failures, unless only the earlier is transient.
@@ -81,32 +127,110 @@ fn worse(earlier: Option<NoHost>, later: NoHost) -> NoHost {
     }
 }
 
-/// Addresses of the family that we can leave from.
-fn usable(addresses: Vec<IpAddr>, source: Option<IpAddr>) -> impl Iterator<Item = IpAddr> {
-    let fits = move |address: &IpAddr| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
-    addresses.into_iter().filter(fits).take(MAX_ADDRESSES_OF_HOST)
+/// Where connections of the lane may leave from; the first is tried first.
+fn sources(relay: &Relay, lane: &Lane, entropy: u64) -> Vec<EgressSource> {
+    let pool = lane.pool.as_ref().and_then(|name| relay.config.egress_pools.get(name));
+    let mut sources = match (pool, relay.config.source_address) {
+        (Some(pool), _) => pool.clone(),
+        (None, Some(address)) => vec![EgressSource { address, hostname: None }],
+        (None, None) => Vec::new(),
+    };
+    if let Some(turn) = usize::try_from(entropy >> 32).ok().and_then(|n| n.checked_rem(sources.len())) {
+        sources.rotate_left(turn);
+    }
+    sources
 }
 
-/// With TLS if the peer can, else again in clear: opportunistic TLS never costs a delivery.
-async fn open(relay: &Relay, host: &str, address: SocketAddr) -> Result<Connection, Decision> {
-    for tls in [Some(&relay.tls), None] {
-        let stream = tcp(relay, address).await.map_err(|words| Decision::transient("4.4.1", words))?;
-        match Connection::open(stream, host.to_owned(), address, &relay.config.hostname, tls).await {
+/// Addresses with a source of their family; those we cannot reach are left out.
+fn pairs(addresses: Vec<IpAddr>, sources: &[EgressSource]) -> Vec<(IpAddr, Option<EgressSource>)> {
+    let pair = |address: IpAddr| {
+        if sources.is_empty() {
+            return Some((address, None));
+        }
+        let source = sources.iter().find(|s| s.address.is_ipv4() == address.is_ipv4())?;
+        Some((address, Some(source.clone())))
+    };
+    addresses.into_iter().filter_map(pair).take(MAX_ADDRESSES_OF_HOST).collect()
+}
+
+struct Target {
+    host: String,
+    address: SocketAddr,
+    source: Option<EgressSource>,
+}
+
+/// With TLS if the peer can, else again in clear when no policy speaks against it: opportunistic
+/// TLS never costs a delivery.
+async fn open(
+    relay: &Relay,
+    target: &Target,
+    security: &Security,
+    credentials: Option<&Credentials>,
+) -> Result<Connection, Decision> {
+    let hello = target.source.as_ref().and_then(|s| s.hostname.as_deref()).unwrap_or(&relay.config.hostname);
+    let mut start = security.start;
+    loop {
+        let seen = Seen::default();
+        let tls = relay
+            .tls
+            .connector(&security.demand, &seen)
+            .map_err(|e| Decision::transient("4.7.5", format!("TLS cannot be set up: {e}")))?;
+        let stream = tcp(relay, target).await.map_err(|words| Decision::transient("4.4.1", words))?;
+        let opening = Opening {
+            host: target.host.clone(),
+            address: target.address,
+            hello,
+            start,
+            tls: &tls,
+            credentials,
+            chunking: relay.config.chunking,
+            patience: Duration::from_secs(relay.config.greeting_seconds),
+        };
+        let opened = Connection::open(stream, opening).await;
+        if start == security.start {
+            report(relay, target, security, &seen, &opened);
+        }
+        match opened {
             Ok(connection) => return Ok(connection),
-            Err(failure @ (Failure::Tls(_) | Failure::Injection)) if tls.is_some() => {
+            Err(failure @ (Failure::Tls(_) | Failure::Injection)) if start == Start::Opportunistic => {
                 tracing::info!(error = %failure, "no TLS with this host, trying in clear");
+                start = Start::Never;
             }
             Err(failure) => return Err(Decision::of_failure(&failure)),
         }
     }
-    Err(Decision::of_failure(&Failure::Closed))
 }
 
-async fn tcp(relay: &Relay, address: SocketAddr) -> Result<TcpStream, String> {
+/// What the domain wants to know about this session (RFC 8460 §4.3).
+fn report(
+    relay: &Relay,
+    target: &Target,
+    security: &Security,
+    seen: &Seen,
+    opened: &Result<Connection, Failure>,
+) {
+    let Some(subject) = &security.subject else { return };
+    let certificate = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let (result, words) = match (opened, certificate) {
+        (Ok(connection), _) if connection.tls.is_none() => ("starttls-not-supported", String::new()),
+        (Ok(_), None) => return relay.tls_results.succeeded(subject),
+        (Ok(_), Some(result)) => (result, String::new()),
+        (Err(Failure::NoTls), _) => ("starttls-not-supported", String::new()),
+        (Err(failure @ (Failure::Tls(_) | Failure::Injection)), result) => {
+            (result.unwrap_or("validation-failure"), failure.to_string())
+        }
+        // No session was established: nothing to say about its security.
+        (Err(_), _) => return,
+    };
+    relay.tls_results.failed(subject, result, &target.host, &target.address.ip().to_string(), &words);
+}
+
+async fn tcp(relay: &Relay, target: &Target) -> Result<TcpStream, String> {
+    let address = target.address;
     let connecting = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(source) = relay.config.source_address {
-            socket.bind(SocketAddr::new(source, 0))?;
+        if let Some(source) = &target.source {
+            socket.bind(SocketAddr::new(source.address, 0))?;
         }
         let stream = socket.connect(address).await?;
         stream.set_nodelay(true)?;
@@ -124,7 +248,7 @@ mod tests {
     use super::*;
 
     fn failed(decision: Decision) -> NoHost {
-        NoHost { host: None, decision }
+        NoHost::nowhere(decision)
     }
 
     #[test]
@@ -141,11 +265,14 @@ mod tests {
     #[test]
     fn the_source_address_decides_the_family() {
         let both: Vec<IpAddr> = ["2001:db8::1", "192.0.2.1"].iter().map(|a| a.parse().expect("address")).collect();
-        let from = |source: Option<&str>| {
-            usable(both.clone(), source.map(|s| s.parse().expect("address"))).map(|a| a.is_ipv4()).collect::<Vec<_>>()
+        let from = |sources: &[&str]| {
+            let source = |a: &&str| EgressSource { address: a.parse().expect("address"), hostname: None };
+            let sources: Vec<_> = sources.iter().map(source).collect();
+            pairs(both.clone(), &sources).into_iter().map(|(a, _)| a.is_ipv4()).collect::<Vec<_>>()
         };
-        assert_eq!(from(None), [false, true]);
-        assert_eq!(from(Some("127.0.0.2")), [true]);
-        assert_eq!(from(Some("::1")), [false]);
+        assert_eq!(from(&[]), [false, true]);
+        assert_eq!(from(&["127.0.0.2"]), [true]);
+        assert_eq!(from(&["::1"]), [false]);
+        assert_eq!(from(&["127.0.0.2", "::1"]), [false, true]);
     }
 }

@@ -1,17 +1,19 @@
 //! One connection to a peer: executes what the SMTP client machine asks for.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use rustls_pki_types::ServerName;
-use smtp::client::{Action, Client, Envelope, Failure, Outcome, StartTls};
+use smtp::client::{Action, Capabilities, Client, Credentials, Envelope, Failure, Outcome, StartTls};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+
+use crate::security::Start;
 
 const HANDSHAKE: Duration = Duration::from_secs(60);
 /// RFC 5321 §4.5.3.2.5: a block of data.
@@ -22,6 +24,26 @@ const CONTENT: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(10);
 /// Encoded content is written in pieces of about this size.
 const PIECE: usize = 64 * 1024;
+
+/// What a peer said before it stopped taking content.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+enum Step {
+    Written(io::Result<usize>),
+    Read(io::Result<usize>),
+}
+
+/// Whatever comes first: octets to read, or room to write.
+async fn step(socket: &mut dyn Socket, bytes: &[u8], buffer: &mut [u8]) -> Step {
+    std::future::poll_fn(|cx| {
+        let mut read = ReadBuf::new(buffer);
+        if let Poll::Ready(done) = Pin::new(&mut *socket).poll_read(cx, &mut read) {
+            return Poll::Ready(Step::Read(done.map(|()| read.filled().len())));
+        }
+        Pin::new(&mut *socket).poll_write(cx, bytes).map(Step::Written)
+    })
+    .await
+}
 
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
@@ -37,6 +59,8 @@ pub(crate) struct Connection {
     pub tls: Option<String>,
     /// Transactions begun.
     pub transactions: u32,
+    /// The longest wait for an answer, when it is less than the machine's.
+    patience: Duration,
     /// The machine waits for a transaction; it must not be asked without doing what it says.
     is_ready: bool,
     /// The latest transaction's final dot may have reached the peer.
@@ -65,35 +89,62 @@ pub(crate) enum Aborted {
     LeaseLost,
 }
 
+/// How to begin.
+pub(crate) struct Opening<'a> {
+    /// Name of the host, for certificates and the journey.
+    pub host: String,
+    pub address: SocketAddr,
+    /// Our name.
+    pub hello: &'a str,
+    pub start: Start,
+    pub tls: &'a TlsConnector,
+    pub credentials: Option<&'a Credentials>,
+    pub chunking: bool,
+    /// For the greeting.
+    pub patience: Duration,
+}
+
 impl Connection {
     /// Greets and negotiates; afterwards the connection is ready for mail.
-    pub async fn open(
-        stream: TcpStream,
-        host: String,
-        address: SocketAddr,
-        hello: &str,
-        tls: Option<&TlsConnector>,
-    ) -> Result<Self, Failure> {
-        let start_tls = if tls.is_some() { StartTls::Opportunistic } else { StartTls::Never };
+    pub async fn open(stream: TcpStream, opening: Opening<'_>) -> Result<Self, Failure> {
+        let start_tls = match opening.start {
+            Start::Never => StartTls::Never,
+            Start::Opportunistic => StartTls::Opportunistic,
+            Start::Required => StartTls::Required,
+        };
+        let mut client = Client::new(opening.hello, start_tls);
+        if let Some(credentials) = opening.credentials {
+            client = client.with_credentials(credentials);
+        }
+        if !opening.chunking {
+            client = client.without_chunking();
+        }
         let mut connection = Self {
             socket: None,
             plain: Some(stream),
-            client: Client::new(hello, start_tls),
-            host,
-            address,
+            client,
+            host: opening.host,
+            address: opening.address,
             tls: None,
             transactions: 0,
+            patience: opening.patience,
             is_ready: false,
             is_dot_sent: false,
         };
-        match connection.drive(tls).await {
+        match connection.drive(Some(opening.tls)).await {
             Event::Idle => {
                 connection.is_ready = true;
+                connection.patience = Duration::MAX;
                 Ok(connection)
             }
             Event::Failed(failure) => Err(failure),
             Event::SendContent | Event::Finished(_) | Event::Closed => Err(Failure::Closed),
         }
+    }
+
+    /// What the server offers.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.client.capabilities()
     }
 
     /// One transaction. `may_finish` is asked before the final dot; without its yes the
@@ -134,6 +185,7 @@ impl Connection {
         may_finish: &impl Fn() -> bool,
     ) -> Result<(), Aborted> {
         let mut out = Vec::with_capacity(2 * PIECE);
+        let mut is_part_sent = false;
         self.client.encode(header, &mut out);
         loop {
             let chunk = match timeout(CONTENT, content.next()).await {
@@ -145,7 +197,8 @@ impl Connection {
             for piece in chunk.chunks(PIECE) {
                 self.client.encode(piece, &mut out);
                 if out.len() >= PIECE {
-                    if !self.write(&out).await {
+                    is_part_sent = true;
+                    if !self.write_content(&out).await {
                         // The machine knows; its outcomes come from there.
                         return Ok(());
                     }
@@ -153,13 +206,68 @@ impl Connection {
                 }
             }
         }
+        // A slow peer may have taken longer than the lease: nothing but the end is left to send
+        // when it is looked at.
+        if is_part_sent && !out.is_empty() {
+            if !self.write_content(&out).await {
+                return Ok(());
+            }
+            out.clear();
+        }
         if !may_finish() {
             return Err(Aborted::LeaseLost);
         }
         self.client.end_of_content(&mut out);
         self.is_dot_sent = true;
-        self.write(&out).await;
+        self.write_content(&out).await;
         Ok(())
+    }
+
+    /// Writes, and meanwhile reads: a server that has seen enough says so (552) and may stop
+    /// reading. False when there is nothing to go on with, which the machine has been told.
+    async fn write_content(&mut self, bytes: &[u8]) -> bool {
+        let mut rest = bytes;
+        let mut buffer = [0u8; 4096];
+        while !rest.is_empty() {
+            let socket = match self.socket() {
+                Ok(socket) => socket,
+                Err(e) => {
+                    self.client.fail(failure(&e));
+                    return false;
+                }
+            };
+            match timeout(WRITE, step(socket, rest, &mut buffer)).await {
+                Ok(Step::Written(Ok(n))) if n > 0 => rest = rest.get(n..).unwrap_or_default(),
+                Ok(Step::Read(Ok(n))) if n > 0 => {
+                    self.client.receive(buffer.get(..n).unwrap_or_default());
+                    if !self.client.is_sending() {
+                        return false;
+                    }
+                }
+                Ok(Step::Written(Err(e))) => {
+                    // Perhaps it said why before it went.
+                    self.read(LAST_WORDS).await;
+                    self.client.fail(failure(&e));
+                    return false;
+                }
+                Ok(Step::Written(Ok(_)) | Step::Read(Ok(_))) => {
+                    self.client.fail(Failure::Closed);
+                    return false;
+                }
+                Ok(Step::Read(Err(e))) => {
+                    self.client.fail(failure(&e));
+                    return false;
+                }
+                Err(_) => {
+                    self.client.fail(Failure::Timeout);
+                    return false;
+                }
+            }
+        }
+        match self.socket() {
+            Ok(socket) => timeout(WRITE, socket.flush()).await.is_ok_and(|flushed| flushed.is_ok()),
+            Err(_) => false,
+        }
     }
 
     /// Whether another transaction can begin, once the peer has answered what is still open.
@@ -189,7 +297,7 @@ impl Connection {
                 Action::Write(bytes) => {
                     self.write(&bytes).await;
                 }
-                Action::Read(patience) => self.read(patience).await,
+                Action::Read(patience) => self.read(patience.min(self.patience)).await,
                 Action::StartTls => match self.start_tls(tls).await {
                     Ok(()) => self.client.tls_started(),
                     Err(e) => self.client.fail(Failure::Tls(e.to_string())),

@@ -2,7 +2,7 @@
 
 use smtp::{
     Reply,
-    client::{Failure, Outcome},
+    client::{Failure, Outcome, Stage},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,15 @@ impl Decision {
 
     pub fn of_failure(failure: &Failure) -> Self {
         match failure {
+            // Whoever refuses STARTTLS where a policy demands it may be an attacker (RFC 8461
+            // §5); wrong credentials are our own mistake. Neither returns mail.
+            Failure::Refused { stage: Stage::StartTls | Stage::Auth, reply } => {
+                let detail = reply.enhanced.map_or((7, 5), |e| (e.subject, e.detail));
+                Self::transient(&format!("4.{}.{}", detail.0, detail.1), words(reply))
+            }
             Failure::Refused { reply, .. } => Self::of_reply(reply),
+            Failure::NoAuth => Self::transient("4.7.0", failure.to_string()),
+            Failure::NeedsRequireTls => Self::permanent("5.7.30", failure.to_string()),
             Failure::TooLarge { .. } => Self::permanent("5.3.4", failure.to_string()),
             Failure::NeedsSmtputf8 => Self::permanent("5.6.7", failure.to_string()),
             Failure::UnsendableAddress => Self::permanent("5.1.3", failure.to_string()),
@@ -75,7 +83,6 @@ fn words(reply: &Reply) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use smtp::client::Stage;
 
     fn refused(code: u16, enhanced: (u8, u16, u16)) -> Decision {
         let reply = Reply::new(code, enhanced, "no");
@@ -102,6 +109,14 @@ mod tests {
         }
         for failure in [Failure::TooLarge { limit: 1 }, Failure::NeedsSmtputf8, Failure::UnsendableAddress] {
             assert_eq!(Decision::of_failure(&failure).kind, Kind::Permanent, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn refused_tls_and_credentials_return_no_mail() {
+        for stage in [Stage::StartTls, Stage::Auth] {
+            let refused = Failure::Refused { stage, reply: Reply::new(554, (5, 7, 3), "no") };
+            assert_eq!(Decision::of_failure(&refused), Decision::transient("4.7.3", "554 5.7.3 no"));
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::spool::{ClaimRequest, Claimed, DeliveryId, Lease, RenewRequest, spool_client::SpoolClient};
+use proto::spool::{ClaimRequest, Claimed, DeliveryId, GiveBackRequest, Lease, RenewRequest, spool_client::SpoolClient};
 use runtime::grpc::Channel;
 use tonic::Status;
 
@@ -43,6 +43,10 @@ impl Held {
     /// Whether nobody else can have claimed it yet.
     pub fn is_valid(&self) -> bool {
         self.leases.now() < self.valid_until.load(Ordering::Acquire)
+    }
+
+    pub fn queue_id(&self) -> &str {
+        self.claimed.id.as_ref().map_or("", |id| &id.queue_id)
     }
 
     pub fn lease(&self) -> Lease {
@@ -118,14 +122,16 @@ impl Leases {
         }
     }
 
-    /// Gives claims back: they can be claimed again after `delay`.
-    pub async fn give_back(&self, held: Vec<Held>, delay: Duration) {
+    /// Gives claims back: they are due again after `wait` and as much jitter, and this attempt
+    /// does not count.
+    pub async fn give_back(&self, held: Vec<Held>, wait: Duration, words: &str) {
         let leases: Vec<Lease> = held.iter().map(Held::lease).collect();
         // No longer renewed with the others, which would undo it.
         drop(held);
         for batch in leases.chunks(RENEW_BATCH) {
-            let request = RenewRequest { leases: batch.to_vec(), lease_ms: millis(delay).max(1_000) };
-            if let Err(e) = self.spool.clone().renew(request).await {
+            let after_ms = millis(wait).max(500);
+            let request = GiveBackRequest { leases: batch.to_vec(), after_ms, text: words.to_owned() };
+            if let Err(e) = self.spool.clone().give_back(request).await {
                 tracing::warn!(error = %e, "claims not given back, they run out");
             }
         }

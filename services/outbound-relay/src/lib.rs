@@ -7,8 +7,8 @@
 //! - **Scaling**: attempts are bounded by `concurrency`; several processes share the stream.
 //!
 //! ```text
-//! stream ─▶ reader ─claim─▶ destinations ─▶ one to `per_destination` workers for each domain,
-//!                                            each with a connection of its own ─▶ settle, ack
+//! stream ─▶ reader ─claim, ack─▶ destinations ─▶ workers for each domain, few at first,
+//!                                                 each with a connection of its own ─▶ settle
 //! ```
 //!
 //! Invariant 4: an attempt holds a lease from the claim on, renewed while it runs, looked at once
@@ -20,34 +20,62 @@ mod bounce;
 mod config;
 mod connect;
 mod connection;
+mod dane;
 mod decision;
 mod destinations;
+mod fit;
+mod lane;
 mod lease;
 mod metrics;
+mod policy;
 mod reader;
 mod retry;
 mod route;
+mod security;
 mod settle;
+mod settler;
+mod seven_bit;
+mod shed;
+mod sts;
+mod sts_cache;
 mod tls;
+mod tls_mail;
+mod tls_report;
+mod turn;
 
 use std::sync::Arc;
 
 use anyhow::Context as _;
 pub use config::Config;
-use proto::{directory::directory_client::DirectoryClient, spool::spool_client::SpoolClient};
+pub use policy::{EgressSource, Overrides, Route, RouteTls, Tenant};
+use proto::{
+    auth::auth_client::AuthClient, directory::directory_client::DirectoryClient, relay::relay_client::RelayClient,
+    spool::spool_client::SpoolClient,
+};
 pub use retry::retry_delay;
 use runtime::grpc::Channel;
 
-use crate::{lease::Leases, metrics::Metrics};
+use crate::{
+    lease::Leases, metrics::Metrics, settler::Settler, sts_cache::StsCache, tls::Tls, tls_report::TlsResults,
+    turn::Slots,
+};
 
 /// What every attempt needs.
 struct Relay {
     config: Config,
     resolver: dns::Resolver,
-    tls: tokio_rustls::TlsConnector,
+    secure: dns::SecureResolver,
+    tls: Tls,
+    sts: StsCache,
+    tls_results: Arc<TlsResults>,
     spool: SpoolClient<Channel>,
+    settler: Settler,
     directory: DirectoryClient<Channel>,
+    kept: RelayClient<Channel>,
+    auth: Option<AuthClient<Channel>>,
     leases: Arc<Leases>,
+    turns: queue::Turns,
+    slots: Arc<Slots>,
     metrics: Metrics,
     shutdown: tokio_util::sync::CancellationToken,
 }
@@ -58,19 +86,41 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         config.redis_url.clone().context("configuration key \"redis_url\" is missing: expected a Redis URL")?;
     let channel = runtime::grpc::channel(&config.mda, config.mda_timeout());
     let spool = SpoolClient::new(channel.clone()).max_decoding_message_size(proto::MAX_GRPC_MESSAGE);
+    let kept = RelayClient::new(channel.clone());
+    let resolver = dns::Resolver::new(&config.dns).context("configuration key \"dns\"")?;
+    let tls = Tls::new(config.tls_ca.as_deref())?;
     let relay = Arc::new(Relay {
-        resolver: dns::Resolver::new(&config.dns).context("configuration key \"dns\"")?,
-        tls: tls::opportunistic()?,
+        secure: dns::SecureResolver::new(&config.dns).context("configuration key \"dns\"")?,
+        sts: StsCache::new(resolver.clone(), kept.clone(), tls.https(), config.mta_sts_port),
+        resolver,
+        tls,
+        tls_results: Arc::new(TlsResults::new(config.tls_reports)),
         leases: Arc::new(Leases::new(spool.clone(), config.lease())),
+        settler: Settler::start(&spool),
         spool,
         directory: DirectoryClient::new(channel),
-        metrics: service.metrics(Metrics::register),
+        kept: kept.clone(),
+        auth: config.auth_checker.as_ref().map(|p| AuthClient::new(runtime::grpc::channel(p, config.mda_timeout()))),
+        turns: queue::Turns::new(&redis_url),
+        slots: Arc::default(),
+        metrics: service.metrics(Metrics::register).with_classes(&config),
         shutdown: service.shutdown.clone(),
         config,
     });
-    let renewing = tokio::spawn(Arc::clone(&relay.leases).renew_forever());
+    let lease = policy::allowance(&relay.config, "").lease;
+    let background = [
+        tokio::spawn(Arc::clone(&relay.leases).renew_forever()),
+        tokio::spawn(Arc::clone(&relay.slots).renew_forever(relay.turns.clone(), lease)),
+        tokio::spawn(Arc::clone(&relay.tls_results).flush_forever(
+            kept.clone(),
+            std::time::Duration::from_secs(relay.config.tls_results_every),
+            service.shutdown.clone(),
+        )),
+        tokio::spawn(tls_mail::run_forever(Arc::clone(&relay))),
+    ];
     service.ready();
     reader::run(&relay, &redis_url).await;
-    renewing.abort();
+    background.iter().for_each(tokio::task::JoinHandle::abort);
+    relay.tls_results.flush(&kept).await;
     Ok(())
 }

@@ -1,28 +1,25 @@
 //! From the stream to the destinations. Nothing here waits for a peer.
+//!
+//! An entry leaves the stream as soon as its delivery is claimed: from then on Postgres brings it
+//! back when its lease ends (Invariant 2). So the stream holds only what nobody has looked at,
+//! and no destination can fill it.
 
 use std::{sync::Arc, time::Duration};
 
-use address::Address;
 use queue::{Acknowledger, Consumer, Entry, Stream, Url};
 
-use crate::{
-    Relay,
-    destinations::{Destinations, Job},
-    lease::Held,
-};
+use crate::{Relay, destinations::Destinations, shed};
 
 /// Entries read and claimed at once.
 const BATCH: usize = 200;
 const PAUSE: Duration = Duration::from_millis(200);
-/// Mail that a busy destination has no room for comes back after this long, plus as much jitter.
-const BUSY: Duration = Duration::from_secs(15);
 
 /// Reads until shutdown, then waits for the attempts that run.
 pub(crate) async fn run(relay: &Arc<Relay>, redis_url: &Url) {
     let name = format!("{}-{}", relay.config.hostname, uuid::Uuid::new_v4());
     let mut consumer = Consumer::new(redis_url, Stream::Remote, name, BATCH);
     let acknowledger = consumer.acknowledger();
-    let destinations = Destinations::new(Arc::clone(relay), acknowledger.clone());
+    let destinations = Destinations::new(Arc::clone(relay));
     while !relay.shutdown.is_cancelled() {
         relay.metrics.held.set(i64::try_from(relay.leases.count()).unwrap_or(i64::MAX));
         if relay.leases.count() + BATCH > relay.config.max_held.max(BATCH) {
@@ -41,7 +38,7 @@ pub(crate) async fn run(relay: &Arc<Relay>, redis_url: &Url) {
 }
 
 /// Claims what was read, and hands it to its destinations.
-async fn take(relay: &Arc<Relay>, destinations: &Destinations, acknowledger: &Acknowledger, mut entries: Vec<Entry>) {
+async fn take(relay: &Arc<Relay>, destinations: &Destinations, acknowledger: &Acknowledger, entries: Vec<Entry>) {
     let held = loop {
         let ids = entries.iter().map(|e| e.delivery.clone()).collect();
         match relay.leases.claim(ids).await {
@@ -54,33 +51,10 @@ async fn take(relay: &Arc<Relay>, destinations: &Destinations, acknowledger: &Ac
             () = relay.shutdown.cancelled() => return,
         }
     };
-
-    let mut jobs: Vec<(String, Job)> = Vec::with_capacity(held.len());
-    for held in held {
-        let is_its = |e: &Entry| held.claimed.id.as_ref() == Some(&e.delivery);
-        if let Some(at) = entries.iter().position(is_its) {
-            let entry = entries.swap_remove(at);
-            jobs.push((destination(&held), Job { held, entry }));
-        }
-    }
-    // What is left was settled, leased by another, or is not due: its stream entry has no use.
+    // Those that were not claimed were settled, leased by another, or are not due.
     acknowledger.acknowledge(&entries).await;
-
-    let busy = destinations.push(jobs);
-    if !busy.is_empty() {
-        let (held, entries): (Vec<Held>, Vec<Entry>) = busy.into_iter().map(|job| (job.held, job.entry)).unzip();
-        let jitter = Duration::from_millis(uuid::Uuid::new_v4().as_u64_pair().0 % 15_000);
-        tracing::info!(deliveries = held.len(), "destination is busy, given back for a while");
-        relay.leases.give_back(held, BUSY + jitter).await;
-        acknowledger.acknowledge(&entries).await;
-    }
-}
-
-/// The domain mail goes to, as the map of destinations knows it.
-fn destination(held: &Held) -> String {
-    match held.claimed.forward_path.parse::<Address>() {
-        Ok(address) => address.domain().to_string(),
-        // Routing will say what is wrong with it.
-        Err(_) => held.claimed.forward_path.rsplit('@').next().unwrap_or_default().to_ascii_lowercase(),
+    for refused in destinations.push(held) {
+        tracing::debug!(deliveries = refused.held.len(), "destination is busy, given back for a while");
+        shed::refuse(relay, refused).await;
     }
 }

@@ -16,7 +16,7 @@ pub fn retry_delay(n: u32, first: Duration, max: Duration, entropy: u64) -> Dura
 /// The time of the attempt after `n`, or `None` when the message has been in the queue too long.
 /// Times are milliseconds since 1970. The last attempt is made when the lifetime ends.
 pub(crate) fn next_attempt(n: u32, now_ms: i64, accepted_at_ms: i64, limits: &Limits, entropy: u64) -> Option<i64> {
-    let expiry = accepted_at_ms.saturating_add(millis(limits.lifetime));
+    let expiry = limits.expiry(accepted_at_ms);
     if now_ms >= expiry {
         return None;
     }
@@ -29,15 +29,19 @@ pub(crate) struct Limits {
     pub first: Duration,
     pub max: Duration,
     pub lifetime: Duration,
+    /// The sender is told of a delay that lasts longer.
+    pub delay_report: Option<Duration>,
 }
 
 impl Limits {
-    pub fn of(config: &crate::Config) -> Self {
-        Self {
-            first: Duration::from_secs(config.retry_first),
-            max: Duration::from_secs(config.retry_max),
-            lifetime: Duration::from_secs(config.queue_lifetime),
-        }
+    /// When the message is given up.
+    pub fn expiry(&self, accepted_at_ms: i64) -> i64 {
+        accepted_at_ms.saturating_add(millis(self.lifetime))
+    }
+
+    /// Whether the sender is to be told about the delay now.
+    pub fn is_delayed(&self, now_ms: i64, accepted_at_ms: i64) -> bool {
+        self.delay_report.is_some_and(|delay| now_ms >= accepted_at_ms.saturating_add(millis(delay)))
     }
 }
 
@@ -50,8 +54,12 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
-    const LIMITS: Limits =
-        Limits { first: MINUTE, max: Duration::from_secs(7_200), lifetime: Duration::from_secs(5 * 86_400) };
+    const LIMITS: Limits = Limits {
+        first: MINUTE,
+        max: Duration::from_secs(7_200),
+        lifetime: Duration::from_secs(5 * 86_400),
+        delay_report: Some(Duration::from_secs(14_400)),
+    };
 
     fn delay(n: u32, entropy: u64) -> f64 {
         retry_delay(n, LIMITS.first, LIMITS.max, entropy).as_secs_f64()
@@ -64,6 +72,13 @@ mod tests {
         assert_eq!(middle, [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3840.0, 7200.0, 7200.0, 7200.0]);
         assert_eq!(delay(0, 100), 60.0);
         assert_eq!(delay(u32::MAX, 100), 7200.0);
+    }
+
+    #[test]
+    fn a_delay_is_told_after_four_hours() {
+        assert!(!LIMITS.is_delayed(14_399_999, 0));
+        assert!(LIMITS.is_delayed(14_400_000, 0));
+        assert!(!Limits { delay_report: None, ..LIMITS }.is_delayed(i64::MAX, 0));
     }
 
     #[test]

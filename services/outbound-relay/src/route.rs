@@ -3,32 +3,71 @@
 use std::net::IpAddr;
 
 use address::Domain;
-use dns::{LookupError, Resolver};
+use dns::LookupError;
+use smtp::client::Credentials;
 
-use crate::decision::Decision;
+use crate::{
+    Relay,
+    decision::Decision,
+    lane::Lane,
+    policy::{self, RouteTls},
+};
 
 /// A host to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Host {
-    Name(String),
-    /// From an address literal (RFC 5321 §4.1.3).
-    Address(IpAddr),
+pub(crate) struct Host {
+    /// A name, or an address as text.
+    text: String,
+    pub port: u16,
 }
 
-/// The hosts for `domain`, best first; never empty.
-pub(crate) async fn hosts(resolver: &Resolver, domain: &str, own: &str, entropy: u64) -> Result<Vec<Host>, Decision> {
+impl Host {
+    pub fn name(&self) -> String {
+        self.text.clone()
+    }
+
+    /// From an address literal (RFC 5321 §4.1.3), or a route.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.text.parse().ok()
+    }
+}
+
+/// Where to go, best first; never empty.
+pub(crate) struct Hosts {
+    pub hosts: Vec<Host>,
+    /// Set by an operator's route; then policies of the domain do not apply.
+    pub route: Option<RouteTls>,
+    pub credentials: Option<Credentials>,
+    pub is_literal: bool,
+}
+
+/// The hosts for a lane.
+pub(crate) async fn hosts(relay: &Relay, lane: &Lane, entropy: u64) -> Result<Hosts, Decision> {
+    let config = &relay.config;
+    let host = |text: String| Host { text, port: config.relay_port };
+    if let Some(route) = lane.route.and_then(|n| config.routes.get(n)) {
+        let hosts = route.hosts.iter().filter_map(|h| policy::host_and_port(h));
+        let hosts = hosts.map(|(text, port)| Host { text, port: port.unwrap_or(config.relay_port) }).collect();
+        let credentials = route.user.clone().zip(route.password.clone());
+        let credentials = credentials.map(|(user, password)| Credentials { user, password });
+        return Ok(Hosts { hosts, route: Some(route.tls), credentials, is_literal: false });
+    }
+    let domain = &lane.destination;
     let parsed: Domain = domain.parse().map_err(|e| Decision::permanent("5.1.2", format!("{domain}: {e}")))?;
+    let mx = |hosts, is_literal| Hosts { hosts, route: None, credentials: None, is_literal };
     if parsed.is_literal() {
         let address = literal(parsed.as_str());
         return address
-            .map(|a| vec![Host::Address(a)])
+            .map(|a| mx(vec![host(a.to_string())], true))
             .ok_or_else(|| Decision::permanent("5.1.2", format!("{domain} is not an address")));
     }
-    let records = resolver.mx(parsed.as_str()).await.map_err(|e| of_lookup(&e))?;
-    let own = own.to_ascii_lowercase();
-    let names = dns::mx::hosts(parsed.as_str(), records, &[&own], entropy)
+    let records = relay.resolver.mx(parsed.as_str()).await.map_err(|e| of_lookup(&e))?;
+    let own = config.hostname.to_ascii_lowercase();
+    let pools = config.egress_pools.values().flatten().filter_map(|s| s.hostname.as_deref());
+    let own: Vec<&str> = pools.chain([own.as_str()]).collect();
+    let names = dns::mx::hosts(parsed.as_str(), records, &own, entropy)
         .map_err(|e| Decision::permanent(e.status(), e.to_string()))?;
-    Ok(names.into_iter().map(Host::Name).collect())
+    Ok(mx(names.into_iter().map(host).collect(), false))
 }
 
 /// A host without an address cannot take mail; a silent name server is no proof of that.

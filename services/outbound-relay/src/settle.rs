@@ -1,8 +1,9 @@
-//! The end of an attempt: outcomes and journey to `mda`, bounces where there is no hope.
+//! The end of an attempt: outcomes and journey to `mda`, reports to the sender where one is due.
 
 use std::{sync::Arc, time::Duration};
 
-use proto::spool::{Bounced, Deferred, Event, Outcome, Relayed, SettleRequest, outcome::Result as End};
+use dsn::Action;
+use proto::spool::{Bounced, Deferred, Event, Outcome, Relayed, outcome::Result as End};
 use serde_json::json;
 
 use crate::{
@@ -10,7 +11,9 @@ use crate::{
     attempt::Trail,
     bounce::{self, Report},
     decision::{Decision, Kind},
+    lane,
     lease::Held,
+    policy,
     retry::{Limits, next_attempt},
 };
 
@@ -24,18 +27,20 @@ pub(crate) struct Ended {
     pub held: Held,
     pub decision: Decision,
     pub trail: Trail,
+    /// Whether the sender was told.
+    report: Option<String>,
 }
 
 impl Ended {
     pub fn new(held: Held, decision: Decision, trail: Trail) -> Self {
-        Self { held, decision, trail }
+        Self { held, decision, trail, report: None }
     }
 }
 
 /// What is written down about one delivery.
 enum Fate {
     Relayed,
-    Deferred { next_attempt_ms: i64 },
+    Deferred { next_attempt_ms: i64, delay_reported: bool },
     Bounced,
 }
 
@@ -49,22 +54,27 @@ impl Fate {
     }
 }
 
+fn limits(relay: &Relay, end: &Ended) -> Limits {
+    let claimed = &end.held.claimed;
+    policy::limits(&relay.config, &claimed.tenant, &lane::domain(&claimed.forward_path))
+}
+
 /// Settles all deliveries of one message. Returns when `mda` has written it down, or when no
 /// lease is left that would let it.
 pub(crate) async fn settle(relay: &Arc<Relay>, queue_id: &str, mut ended: Vec<Ended>) {
     let now_ms = chrono::Utc::now().timestamp_millis();
     let entropy = uuid::Uuid::new_v4().as_u64_pair().0;
-    let limits = Limits::of(&relay.config);
     let later = |e: &Ended| {
         let claimed = &e.held.claimed;
-        next_attempt(claimed.attempt, now_ms, claimed.accepted_at_ms, &limits, entropy)
+        next_attempt(claimed.attempt, now_ms, claimed.accepted_at_ms, &limits(relay, e), entropy)
     };
+    let deferred = |next_attempt_ms| Fate::Deferred { next_attempt_ms, delay_reported: false };
     let mut fates: Vec<Fate> = ended
         .iter()
         .map(|e| match e.decision.kind {
             Kind::Relayed => Fate::Relayed,
             Kind::Permanent => Fate::Bounced,
-            Kind::Transient => later(e).map_or(Fate::Bounced, |next_attempt_ms| Fate::Deferred { next_attempt_ms }),
+            Kind::Transient => later(e).map_or(Fate::Bounced, deferred),
         })
         .collect();
     for (end, fate) in ended.iter_mut().zip(&fates) {
@@ -74,14 +84,34 @@ pub(crate) async fn settle(relay: &Arc<Relay>, queue_id: &str, mut ended: Vec<En
         }
     }
 
-    // The report is accepted before the failure is settled, or a crash in between would swallow it.
-    let failed: Vec<&Ended> =
-        ended.iter().zip(&fates).filter(|(_, fate)| matches!(fate, Fate::Bounced)).map(|(end, _)| end).collect();
-    if !failed.is_empty() && !report(relay, queue_id, &failed).await {
-        let soon = now_ms + i64::try_from(relay.config.retry_first).unwrap_or(60) * 1_000;
-        for fate in fates.iter_mut().filter(|f| matches!(f, Fate::Bounced)) {
-            *fate = Fate::Deferred { next_attempt_ms: soon };
+    // Reports are accepted before the end is settled, or a crash in between would swallow them.
+    let is_bounced = |fate: &Fate, _: &Ended| matches!(fate, Fate::Bounced);
+    match report(relay, queue_id, &ended, &fates, Action::Failed, is_bounced).await {
+        Some(done) => note(&mut ended, &fates, &done, is_bounced),
+        None => {
+            let soon = now_ms + i64::try_from(relay.config.retry_first).unwrap_or(60) * 1_000;
+            fates.iter_mut().filter(|f| matches!(f, Fate::Bounced)).for_each(|f| *f = deferred(soon));
         }
+    }
+    let is_delayed = |fate: &Fate, e: &Ended| {
+        matches!(fate, Fate::Deferred { .. })
+            && !e.held.claimed.delay_reported
+            && limits(relay, e).is_delayed(now_ms, e.held.claimed.accepted_at_ms)
+    };
+    if let Some(done) = report(relay, queue_id, &ended, &fates, Action::Delayed, is_delayed).await {
+        note(&mut ended, &fates, &done, is_delayed);
+        for (end, fate) in ended.iter().zip(&mut fates) {
+            let is_meant = is_delayed(fate, end);
+            if let Fate::Deferred { delay_reported, .. } = fate {
+                *delay_reported |= is_meant;
+            }
+        }
+    }
+    // RFC 3461 §5.2.2: a host without DSN will never tell, so we do.
+    let is_unreported_success =
+        |fate: &Fate, e: &Ended| matches!(fate, Fate::Relayed) && !e.trail.peer_reports && dsn::wants_success(&e.held.claimed.notify);
+    if let Some(done) = report(relay, queue_id, &ended, &fates, Action::Relayed, is_unreported_success).await {
+        note(&mut ended, &fates, &done, is_unreported_success);
     }
 
     let outcomes: Vec<Outcome> = ended.iter().zip(&fates).map(|(end, fate)| outcome(end, fate)).collect();
@@ -90,8 +120,8 @@ pub(crate) async fn settle(relay: &Arc<Relay>, queue_id: &str, mut ended: Vec<En
         tracing::Span::current().record("outcome", name);
     }
     for (end, fate) in ended.iter().zip(&fates) {
-        relay.metrics.outcome(fate.name());
-        tracing::info!(
+        relay.metrics.outcome(fate.name(), &lane::domain(&end.held.claimed.forward_path));
+        tracing::debug!(
             mail.queue_id = queue_id,
             attempt = end.held.claimed.attempt,
             outcome = fate.name(),
@@ -103,17 +133,27 @@ pub(crate) async fn settle(relay: &Arc<Relay>, queue_id: &str, mut ended: Vec<En
     commit(relay, queue_id, &ended, outcomes).await;
 }
 
+/// The journey says who was told.
+fn note(ended: &mut [Ended], fates: &[Fate], done: &Report, is_meant: impl Fn(&Fate, &Ended) -> bool) {
+    for (end, fate) in ended.iter_mut().zip(fates) {
+        if is_meant(fate, end) {
+            end.report = Some(match done {
+                Report::Sent(id) => format!("sent as {id}"),
+                Report::NotWanted(why) => format!("none: {why}"),
+            });
+        }
+    }
+}
+
 async fn commit(relay: &Relay, queue_id: &str, ended: &[Ended], outcomes: Vec<Outcome>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let request = SettleRequest { outcomes: outcomes.clone() };
-        match relay.spool.clone().settle(request).await {
-            Ok(answer) => {
-                let settled = answer.into_inner().settled.len();
+        match relay.settler.settle(outcomes.clone()).await {
+            Ok(settled) => {
                 if settled < outcomes.len() {
                     // Invariant 4: another has claimed them since; its outcome counts.
                     tracing::warn!(mail.queue_id = queue_id, lost = outcomes.len() - settled, "leases lost");
-                    relay.metrics.outcome("lost");
+                    relay.metrics.outcome("lost", "");
                 }
                 return;
             }
@@ -134,22 +174,34 @@ async fn commit(relay: &Relay, queue_id: &str, ended: &[Ended], outcomes: Vec<Ou
     }
 }
 
-/// False when the report could not be handed in now.
-async fn report(relay: &Relay, queue_id: &str, failed: &[&Ended]) -> bool {
+/// What became of the report about those that `is_meant` picks; `None` when none of them is, or
+/// when it could not be handed in now.
+async fn report(
+    relay: &Relay,
+    queue_id: &str,
+    ended: &[Ended],
+    fates: &[Fate],
+    action: Action,
+    is_meant: impl Fn(&Fate, &Ended) -> bool,
+) -> Option<Report> {
+    let meant: Vec<&Ended> = ended.iter().zip(fates).filter(|(e, f)| is_meant(f, e)).map(|(e, _)| e).collect();
+    if meant.is_empty() {
+        return Some(Report::NotWanted("nothing to report"));
+    }
     let started = tokio::time::Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        match bounce::send(relay, queue_id, failed).await {
-            Ok(Report::Sent) | Ok(Report::NotWanted) => return true,
+        match bounce::send(relay, queue_id, &meant, action).await {
+            Ok(report) => return Some(report),
             Err(e) if !runtime::grpc::is_transient(&e) => {
-                tracing::error!(mail.queue_id = queue_id, error = %e, "bounce refused, nobody is told");
-                return true;
+                tracing::error!(mail.queue_id = queue_id, error = %e, "report refused, nobody is told");
+                return Some(Report::NotWanted("the report was refused"));
             }
-            Err(e) => tracing::warn!(mail.queue_id = queue_id, error = %e, "bounce not handed in, trying again"),
+            Err(e) => tracing::warn!(mail.queue_id = queue_id, error = %e, "report not handed in, trying again"),
         }
-        let is_hopeless = started.elapsed() > BOUNCE_PATIENCE || !failed.iter().any(|e| e.held.is_valid());
+        let is_hopeless = started.elapsed() > BOUNCE_PATIENCE || !meant.iter().any(|e| e.held.is_valid());
         if is_hopeless || relay.shutdown.is_cancelled() {
-            return false;
+            return None;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(MAX_PAUSE);
@@ -160,7 +212,9 @@ fn outcome(end: &Ended, fate: &Fate) -> Outcome {
     let result = match fate {
         Fate::Relayed => End::Relayed(Relayed {}),
         Fate::Bounced => End::Bounced(Bounced {}),
-        Fate::Deferred { next_attempt_ms } => End::Deferred(Deferred { next_attempt_ms: *next_attempt_ms }),
+        Fate::Deferred { next_attempt_ms, delay_reported } => {
+            End::Deferred(Deferred { next_attempt_ms: *next_attempt_ms, delay_reported: *delay_reported })
+        }
     };
     let mut detail = json!({
         "attempt": end.held.claimed.attempt,
@@ -169,8 +223,11 @@ fn outcome(end: &Ended, fate: &Fate) -> Outcome {
         "tls": end.trail.tls,
         "dialogue": end.trail.dialogue,
     });
-    if let (Fate::Deferred { next_attempt_ms }, Some(object)) = (fate, detail.as_object_mut()) {
-        object.insert("next_attempt_ms".to_owned(), json!(next_attempt_ms));
+    if let Fate::Deferred { next_attempt_ms, .. } = fate {
+        detail["next_attempt_ms"] = json!(next_attempt_ms);
+    }
+    if let Some(report) = &end.report {
+        detail["report"] = json!(report);
     }
     let text = match &end.trail.host {
         Some(host) => format!("{host}: {}", end.decision.words),

@@ -161,7 +161,8 @@ async fn what_the_dns_says_decides() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_when_it_works_and_clear_when_not() {
-    for (tls, connections) in [(Tls::Works, 1), (Tls::Broken, 2)] {
+    for (works, connections) in [(true, 1), (false, 2)] {
+        let tls = if works { Tls::Works } else { Tls::Broken };
         let peer = peer(Script { tls, ..Script::default() }).await;
         let site = site(&[], peer.address.port(), |_| ()).await;
         // An address literal needs no DNS.
@@ -169,7 +170,7 @@ async fn tls_when_it_works_and_clear_when_not() {
         let outcome = site.outcomes(1).await.remove(0);
         assert_eq!(told(&outcome).0, "relayed", "{outcome:?}");
         let used = detail(&outcome)["tls"].as_str().map(|t| t.starts_with("TLSv1_3 "));
-        assert_eq!(used, (tls == Tls::Works).then_some(true));
+        assert_eq!(used, works.then_some(true));
         assert_eq!(peer.connections.load(Ordering::SeqCst), connections);
         site.stop().await;
     }

@@ -21,8 +21,13 @@ pub struct Config {
     pub mda: Peers,
     /// Whether passwords are taken without TLS. RFC 8314 §3 wants them never to be.
     pub allow_cleartext_login: bool,
-    /// SASL mechanisms that AUTH offers; `mda` must know them.
+    /// SASL mechanisms that AUTH offers, the best first. OAUTHBEARER and XOAUTH2 need `oidc` in `mda`.
+    /// SCRAM-SHA-256-PLUS can be added; mutt then fails to log in, since it takes it without having
+    /// the channel binding and does not read the answer to its `*`.
     pub mechanisms: Vec<String>,
+    /// Whether clients that did not say UTF8 get header fields in ASCII (RFC 6856 §7, RFC 6858); when
+    /// false, as they are stored, which is how servers without UTF8 do it.
+    pub surrogates: bool,
     /// Seconds of silence that end a session; RFC 1939 §3 wants at least 600.
     pub idle_seconds: u64,
     /// Seconds that `mda` may take for an answer.
@@ -41,7 +46,8 @@ impl Default for Config {
             listener: ListenerConfig::default(),
             mda: SocketAddr::from(([127, 0, 0, 1], 9400)).into(),
             allow_cleartext_login: false,
-            mechanisms: vec!["PLAIN".into(), "LOGIN".into()],
+            mechanisms: ["SCRAM-SHA-256", "PLAIN", "LOGIN"].map(String::from).to_vec(),
+            surrogates: true,
             idle_seconds: 600,
             call_seconds: 10,
             lock_seconds: 60,

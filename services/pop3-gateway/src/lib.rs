@@ -7,6 +7,7 @@
 //! Peers: `mda`. Invariants: 8 (bounded by the `pop3` crate), 10 (bytes are passed on as stored).
 
 mod config;
+mod content;
 mod login;
 mod maildrop;
 mod metrics;
@@ -29,6 +30,8 @@ struct Gateway {
     tls: Option<Tls>,
     directory: DirectoryClient<Channel>,
     mailboxes: MailboxesClient<Channel>,
+    /// On a channel of its own: slow readers of large messages hold up nobody's commands.
+    contents: MailboxesClient<Channel>,
     metrics: Metrics,
 }
 
@@ -49,6 +52,7 @@ pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
     let gateway = Arc::new(Gateway {
         tls,
         directory: DirectoryClient::new(mda.clone()),
+        contents: MailboxesClient::new(runtime::grpc::channel(&config.mda, config.call_timeout())),
         mailboxes: MailboxesClient::new(mda).max_decoding_message_size(MAX_GRPC_MESSAGE),
         metrics,
         config,

@@ -30,6 +30,7 @@ impl Exchange {
         mechanism: String,
         initial_response: Option<Vec<u8>>,
         peer: IpAddr,
+        channel_binding: Option<[u8; 32]>,
         timeout: Duration,
     ) -> Result<Self, Status> {
         let (requests, stream) = mpsc::channel(1);
@@ -39,6 +40,7 @@ impl Exchange {
             response: initial_response.unwrap_or_default().into(),
             peer: peer.to_string(),
             service: "pop3".into(),
+            channel_binding: channel_binding.map(|b| b.to_vec()).unwrap_or_default().into(),
         };
         requests.send(first).await.map_err(|_| gone())?;
         let answers = directory.authenticate(ReceiverStream::new(stream)).await?.into_inner();

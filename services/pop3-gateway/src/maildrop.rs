@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use pop3::{Message, Refusal};
 use proto::mailboxes::{
-    self, ExpungeRequest, FetchRequest, LockMaildropRequest, SelectRequest, UidRange, UnlockMaildropRequest,
+    ListMaildropRequest, LockMaildropRequest, UidRange, UnlockMaildropRequest, UpdateMaildropRequest,
     mailboxes_client::MailboxesClient,
 };
 use runtime::grpc::{Channel, is_transient};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::{Instrument as _, warn};
+
+use crate::content::{Content, Place};
 
 /// An open maildrop, whose lock is renewed until it is closed or dropped.
 pub(crate) struct Maildrop {
@@ -40,46 +42,34 @@ impl Maildrop {
         self.lock.lost.clone()
     }
 
-    /// The message as stored; `body` only when asked for. [`Refusal::Gone`] when it was expunged
-    /// by an IMAP session meanwhile.
-    pub async fn fetch(&mut self, uid: u32, body: bool) -> Result<mailboxes::Message, Refusal> {
-        let request = FetchRequest {
-            account_id: self.lock.account_id,
-            mailbox_id: self.mailbox_id,
-            uids: vec![UidRange { first: uid, last: uid }],
-            header: true,
-            body,
-            ..FetchRequest::default()
-        };
-        let fetched = async {
-            let mut batches = self.lock.mailboxes.fetch(request).await?.into_inner();
-            while let Some(batch) = batches.message().await? {
-                if let Some(message) = batch.messages.into_iter().find(|m| m.uid == uid) {
-                    return Ok(Some(message));
-                }
-            }
-            Ok(None)
-        };
-        match fetched.await {
-            Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(Refusal::Gone),
-            Err(status) => Err(refusal("message cannot be read", &status)),
-        }
+    /// The message as stored. [`Refusal::Gone`] when it was expunged by an IMAP session meanwhile.
+    pub async fn read(
+        &self,
+        contents: MailboxesClient<Channel>,
+        (uid, size): (u32, u64),
+        timeout: Duration,
+    ) -> Result<Content, Refusal> {
+        let place = Place { account_id: self.lock.account_id, mailbox_id: self.mailbox_id, uid, size };
+        Content::open(contents, place, timeout).await.map_err(|status| match status.code() {
+            Code::NotFound => Refusal::Gone,
+            _ => refusal("message cannot be read", &status),
+        })
     }
 
-    /// Removes all of them in one transaction, or none.
-    pub async fn expunge(&mut self, uids: &[u32]) -> Result<(), Refusal> {
+    /// Removes all of them in one transaction, or none; what that means is the account's choice.
+    pub async fn update(&mut self, uids: &[u32]) -> Result<(), Refusal> {
         if self.lock.lost.is_cancelled() {
-            return Err(Refusal::Temporary);
+            return Err(Refusal::ShuttingDown);
         }
-        let request = ExpungeRequest {
+        let request = UpdateMaildropRequest {
             account_id: self.lock.account_id,
             mailbox_id: self.mailbox_id,
+            token: self.lock.token.clone(),
             uids: ranges(uids),
-            regardless: true,
         };
-        match self.lock.mailboxes.expunge(request).await {
+        match self.lock.mailboxes.update_maildrop(request).await {
             Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::FailedPrecondition => Err(Refusal::ShuttingDown),
             Err(status) => Err(refusal("messages cannot be deleted", &status)),
         }
     }
@@ -124,20 +114,20 @@ impl Lock {
     }
 
     async fn list(&mut self) -> Result<(u64, Vec<Message>), Status> {
-        let request = SelectRequest { account_id: self.account_id, name: "INBOX".into() };
-        let mut batches = self.mailboxes.select(request).await?.into_inner();
-        let (mut mailbox_id, mut uid_validity) = (0, 0);
+        let request = ListMaildropRequest { account_id: self.account_id };
+        let mut batches = self.mailboxes.list_maildrop(request).await?.into_inner();
+        let mut mailbox_id = 0;
         let mut messages = Vec::new();
         while let Some(batch) = batches.message().await? {
-            if let Some(state) = batch.state {
-                (mailbox_id, uid_validity) = (state.mailbox_id, state.uid_validity);
-            }
-            let rows = batch.uids.into_iter().zip(batch.sizes);
-            // Unique for ever, as RFC 1939 §7 wants: RFC 9051 §2.3.1.1 says so of this pair.
-            messages.extend(rows.map(|(uid, size)| Message {
+            mailbox_id = batch.mailbox_id;
+            // One that was brought along from another server, or else ours, which is unique for ever
+            // as RFC 1939 §7 wants: RFC 9051 §2.3.1.1 says so of this pair.
+            let imported = batch.uidls.into_iter().map(Some).chain(std::iter::repeat(None));
+            let rows = batch.uids.into_iter().zip(batch.sizes).zip(imported);
+            messages.extend(rows.map(|((uid, size), imported)| Message {
                 uid,
                 size: size.into(),
-                uidl: format!("{uid_validity}.{uid}"),
+                uidl: imported.filter(|u| !u.is_empty()).unwrap_or_else(|| format!("{}.{uid}", batch.uid_validity)),
             }));
         }
         Ok((mailbox_id, messages))

@@ -11,6 +11,7 @@ use tracing::{Instrument as _, debug, info, info_span};
 
 use crate::{
     Gateway,
+    content::Content,
     login::{Exchange, Step},
     maildrop::{Maildrop, refusal},
 };
@@ -18,6 +19,8 @@ use crate::{
 /// Replies gathered before they are written.
 const GATHER: usize = 64 * 1024;
 const READ: usize = 4096;
+/// A piece that a client has not taken in this time: it is slow, or stopped reading.
+const SLOW: Duration = Duration::from_secs(10);
 /// Slows down who tries passwords.
 const FAILURE_DELAY: Duration = Duration::from_millis(500);
 
@@ -28,6 +31,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, connection: Connection) {
         let mut session = Session {
             gateway,
             peer: connection.peer.ip(),
+            channel_binding: connection.tls.as_ref().and_then(|tls| tls.channel_binding),
             out: Vec::new(),
             exchange: None,
             maildrop: None,
@@ -50,6 +54,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, connection: Connection) {
 struct Session {
     gateway: Arc<Gateway>,
     peer: IpAddr,
+    channel_binding: Option<[u8; 32]>,
     out: Vec<u8>,
     exchange: Option<Exchange>,
     maildrop: Option<Maildrop>,
@@ -63,6 +68,9 @@ impl Session {
     async fn converse(&mut self, connection: Connection) -> io::Result<()> {
         let Connection { mut stream, tls, shutdown, .. } = connection;
         let mut protocol = pop3::Session::new(self.rules(), tls.is_some());
+        if self.channel_binding.is_some() {
+            protocol.offer_channel_binding();
+        }
         let mut input = vec![0; READ];
         loop {
             while let Some(effect) = protocol.next_effect() {
@@ -78,8 +86,13 @@ impl Session {
                     Effect::StartTls => {
                         self.flush(&mut stream).await?;
                         let Some(tls) = &self.gateway.tls else { return Ok(()) };
-                        (stream, _) = stream.starttls(tls).await?;
+                        let (encrypted, info) = stream.starttls(tls).await?;
+                        stream = encrypted;
                         protocol.tls_started();
+                        self.channel_binding = info.channel_binding;
+                        if self.channel_binding.is_some() {
+                            protocol.offer_channel_binding();
+                        }
                         continue;
                     }
                     Effect::CancelExchange => {
@@ -97,7 +110,10 @@ impl Session {
                         self.authenticate(mechanism, initial_response).await
                     }
                     Effect::Respond(response) => self.respond(response).await,
-                    Effect::Retrieve { uid, size, lines } => self.retrieve(&mut stream, uid, size, lines).await?,
+                    Effect::Retrieve { uid, size, lines } => {
+                        let surrogate = self.gateway.config.surrogates && !protocol.is_utf8();
+                        self.retrieve(&mut stream, (uid, size), lines, surrogate).await?
+                    }
                     Effect::Expunge(uids) => self.expunge(&uids).await,
                 };
                 protocol.answer(answer);
@@ -135,7 +151,7 @@ impl Session {
 
     async fn authenticate(&mut self, mechanism: String, initial_response: Option<Vec<u8>>) -> Answer {
         let (directory, timeout) = (self.gateway.directory.clone(), self.gateway.config.call_timeout());
-        match Exchange::begin(directory, mechanism, initial_response, self.peer, timeout).await {
+        match Exchange::begin(directory, mechanism, initial_response, self.peer, self.channel_binding, timeout).await {
             Ok(exchange) => self.advance(exchange).await,
             Err(status) => self.login_failed(&status),
         }
@@ -188,9 +204,16 @@ impl Session {
     }
 
     /// An error is the connection's; a message that cannot be read is an answer.
-    async fn retrieve(&mut self, stream: &mut Stream, uid: u32, size: u64, lines: Option<u32>) -> io::Result<Answer> {
-        let Some(maildrop) = &mut self.maildrop else { return Ok(Answer::Refused(Refusal::Temporary)) };
-        let message = match maildrop.fetch(uid, lines != Some(0)).await {
+    async fn retrieve(
+        &mut self,
+        stream: &mut Stream,
+        (uid, size): (u32, u64),
+        lines: Option<u32>,
+        surrogate: bool,
+    ) -> io::Result<Answer> {
+        let (contents, timeout) = (self.gateway.contents.clone(), self.gateway.config.call_timeout());
+        let Some(maildrop) = &self.maildrop else { return Ok(Answer::Refused(Refusal::Temporary)) };
+        let mut message = match maildrop.read(contents, (uid, size), timeout).await {
             Ok(message) => message,
             Err(refusal) => return Ok(Answer::Refused(refusal)),
         };
@@ -198,25 +221,42 @@ impl Session {
         self.gateway.metrics.command(verb, true);
         self.gateway.metrics.retrieved.inc();
         self.retrieved += 1;
-        self.out.extend_from_slice(pop3::Session::transfer_begins(size, lines).as_bytes());
         let mut transfer = Transfer::new(lines);
-        // In pieces, so that a large message is not held a second time.
-        for piece in message.header.chunks(GATHER).chain(message.body.chunks(GATHER)) {
-            let more = transfer.push(piece, &mut self.out);
-            if self.out.len() >= GATHER {
-                self.flush(stream).await?;
-            }
-            if !more {
-                break;
+        let header = if surrogate { message.take_header().await? } else { None };
+        let sent = header.map(|header| (pop3::surrogate(&header).into_owned(), header.len()));
+        let stored = sent.as_ref().map_or(0, |(_, stored)| *stored as u64);
+        let header = sent.map(|(header, _)| header).unwrap_or_default();
+        let size = size.saturating_sub(stored).saturating_add(header.len() as u64);
+        self.out.extend_from_slice(pop3::Session::transfer_begins(size, lines).as_bytes());
+        let mut more = header.is_empty() || transfer.push(&header, &mut self.out);
+        // An error in its midst ends the connection: nothing else can tell the client.
+        while more && let Some(octets) = message.next().await? {
+            for piece in octets.chunks(GATHER) {
+                more = more && transfer.push(piece, &mut self.out);
+                if self.out.len() >= GATHER {
+                    self.flush_of(stream, &mut message).await?;
+                }
             }
         }
         transfer.finish(&mut self.out);
         Ok(Answer::Sent)
     }
 
+    /// As [`Self::flush`]; a client that takes its time does not keep `mda` at it.
+    async fn flush_of(&mut self, stream: &mut Stream, message: &mut Content) -> io::Result<()> {
+        let flush = self.flush(stream);
+        tokio::pin!(flush);
+        tokio::select! {
+            biased;
+            flushed = &mut flush => return flushed,
+            () = tokio::time::sleep(SLOW) => message.let_go(),
+        }
+        flush.await
+    }
+
     async fn expunge(&mut self, uids: &[u32]) -> Answer {
         let Some(maildrop) = &mut self.maildrop else { return Answer::Refused(Refusal::Temporary) };
-        match maildrop.expunge(uids).await {
+        match maildrop.update(uids).await {
             Ok(()) => {
                 self.deleted = uids.len() as u64;
                 self.gateway.metrics.deleted.inc_by(self.deleted);

@@ -340,3 +340,52 @@ async fn five_megabytes_byte_for_byte() {
     client.play("C: RETR 1\nS: +OK …").await;
     assert!(client.text().await == message, "differs");
 }
+
+/// A part of a message must not look like the whole.
+#[tokio::test]
+async fn a_message_that_breaks_off_ends_the_connection_without_its_last_line() {
+    let message = format!("Subject: big\r\n\r\n{}", "0123456789\r\n".repeat(1000));
+    let mda = Mda::start(&[message.as_bytes()]).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = gateway.client().await;
+    client.play(LOGIN).await;
+    client.play("C: DELE 1\nS: +OK …\nC: RSET\nS: +OK …").await;
+    mda.cut_after(3);
+    client.play("C: RETR 1").await;
+    let mut rest = Vec::new();
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut client.0, &mut rest).await;
+    assert!(rest.len() < 4000 && !rest.ends_with(b"\r\n.\r\n"), "{} octets", rest.len());
+    assert_eq!(mda.uids(), [1]);
+}
+
+#[tokio::test]
+async fn a_session_that_lost_the_maildrop_deletes_nothing() {
+    let mda = Mda::start(&[DOTS]).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = gateway.client().await;
+    client.play(LOGIN).await;
+    client.play("C: DELE 1\nS: +OK …").await;
+    mda.steal_lock();
+    client.play("C: QUIT\nS: -ERR [SYS/TEMP] …").await;
+    assert_eq!(mda.uids(), [1]);
+}
+
+/// RFC 6856 §7.
+#[tokio::test]
+async fn utf8_headers_go_as_they_are_only_to_who_asked_for_them() {
+    let message = "From: jö@exämple.com\r\nSubject: Grüße\r\n\r\nGrüße\r\n".as_bytes();
+    let mda = Mda::start(&[message, DOTS, DOTS]).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = gateway.client().await;
+    client.play(LOGIN).await;
+    client.play("C: UIDL 3\nS: +OK 3 from-elsewhere\nC: RETR 1\nS: +OK 93 octets").await;
+    let surrogate = client.text().await;
+    assert_eq!(surrogate.len(), 93);
+    let expected = "From: =?utf-8?B?asO2QGV4w6RtcGxlLmNvbQ==?= :;\r\nSubject: =?utf-8?B?R3LDvMOfZQ==?=\r\n\r\nGrüße\r\n";
+    assert_eq!(String::from_utf8(surrogate).unwrap(), expected);
+    client.play("C: QUIT\nS: +OK …").await;
+    let mut client = gateway.client().await;
+    client.play(&format!("S: +OK …\nC: UTF8\n{LOGIN}")).await;
+    client.play(&format!("C: RETR 1\nS: +OK {} octets", message.len())).await;
+    assert_eq!(client.text().await, message);
+}

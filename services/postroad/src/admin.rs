@@ -84,6 +84,50 @@ enum Account {
     Enable {
         address: String,
     },
+    /// What POP3 does for an account; what is not given stays as it is
+    Pop3 {
+        address: String,
+        /// What DELE comes to: removal, or a move to Trash
+        #[arg(long, value_enum)]
+        dele: Option<Dele>,
+        /// The messages of INBOX that POP3 shows
+        #[arg(long, value_enum)]
+        show: Option<Show>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Dele {
+    Expunge,
+    Trash,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Show {
+    All,
+    /// Without those marked as deleted
+    Undeleted,
+    /// Neither read nor marked as deleted
+    Unseen,
+}
+
+impl From<Dele> for admin::pop3::Dele {
+    fn from(dele: Dele) -> Self {
+        match dele {
+            Dele::Expunge => Self::Expunge,
+            Dele::Trash => Self::Trash,
+        }
+    }
+}
+
+impl From<Show> for admin::pop3::Show {
+    fn from(show: Show) -> Self {
+        match show {
+            Show::All => Self::All,
+            Show::Undeleted => Self::Undeleted,
+            Show::Unseen => Self::Unseen,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -199,6 +243,17 @@ impl Account {
                 let request = admin::SetAccountDisabledRequest { address, disabled: false };
                 (client.set_account_disabled(request).await, "enabled")
             }
+            Account::Pop3 { address, dele, show } => {
+                let pop3 = admin::Pop3 {
+                    dele: dele.map_or(admin::pop3::Dele::Unspecified, Into::into).into(),
+                    show: show.map_or(admin::pop3::Show::Unspecified, Into::into).into(),
+                };
+                let request = admin::SetPop3Request { address, pop3: Some(pop3) };
+                let account = client.set_pop3(request).await.map_err(refused)?.into_inner();
+                let (dele, show) = pop3_words(&account);
+                let lines = vec![format!("account {}: DELE means {dele}, POP3 shows {show}", account.address)];
+                return Ok(Answer { lines, document: account_document(&account) });
+            }
             Account::Remove { address } => {
                 let request = admin::DeleteAccountRequest { address: address.clone() };
                 client.delete_account(request).await.map_err(refused)?;
@@ -223,8 +278,15 @@ fn account_line(account: &admin::Account) -> String {
     format!("{}  {} bytes ({quota}){disabled}", account.address, account.used_bytes)
 }
 
+fn pop3_words(account: &admin::Account) -> (String, String) {
+    let pop3 = account.pop3.unwrap_or_default();
+    (pop3.dele().as_str_name().to_lowercase(), pop3.show().as_str_name().to_lowercase())
+}
+
 fn account_document(account: &admin::Account) -> Value {
+    let (dele, show) = pop3_words(account);
     json!({
+        "pop3": { "dele": dele, "show": show },
         "account_id": account.account_id,
         "address": account.address,
         "disabled": account.disabled,

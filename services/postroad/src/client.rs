@@ -1,6 +1,10 @@
 //! Finding and calling the `mda` of a running Postroad.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use proto::{
@@ -8,7 +12,7 @@ use proto::{
     admin::{Domain, admin_client::AdminClient},
     journey::journey_client::JourneyClient,
 };
-use runtime::grpc::{Channel, Peers};
+use runtime::grpc::{Channel, Peers, TlsFiles};
 
 /// How long an answer may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -20,8 +24,14 @@ pub struct Site {
     #[arg(long, global = true, value_name = "DIR", env = "POSTROAD_DATA")]
     data: Option<PathBuf>,
     /// Instead of --data: where mda's gRPC port is
-    #[arg(long, global = true, value_name = "HOST:PORT")]
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "POSTROAD_MDA")]
     mda: Option<String>,
+    /// With --mda: the directory with ca.crt, tls.crt and tls.key for mutual TLS
+    #[arg(long, global = true, value_name = "DIR", env = "POSTROAD_GRPC_TLS")]
+    grpc_tls: Option<PathBuf>,
+    /// With --grpc-tls: the name in mda's certificate, when --mda is a forwarded port
+    #[arg(long, global = true, value_name = "NAME", env = "POSTROAD_GRPC_SERVER_NAME")]
+    grpc_server_name: Option<String>,
     /// Answer in JSON, one document
     #[arg(long, global = true)]
     pub json: bool,
@@ -42,16 +52,32 @@ impl Site {
         Some(text.trim().to_owned())
     }
 
+    fn secure(&self, folder: &std::path::Path) -> anyhow::Result<()> {
+        if SECURED.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let file = |name| folder.join(name);
+        let server_name = self.grpc_server_name.clone();
+        let files = TlsFiles { ca: file("ca.crt"), cert: file("tls.crt"), key: file("tls.key"), server_name };
+        runtime::grpc::install_tls(&files)
+    }
+
     fn channel(&self) -> anyhow::Result<Channel> {
         let peers = match (&self.mda, &self.data) {
             (Some(mda), _) => mda.clone(),
             (None, Some(data)) => addresses(data)?,
             (None, None) => bail!("--data DIR or --mda HOST:PORT must say which Postroad is meant"),
         };
+        if let (Some(folder), Some(_)) = (&self.grpc_tls, &self.mda) {
+            self.secure(folder)?;
+        }
         let peers = Peers::try_from(peers.clone()).map_err(|e| anyhow::anyhow!("{peers}: {e}"))?;
         Ok(runtime::grpc::channel(&peers, DEADLINE))
     }
 }
+
+/// Whether calls of this process are secured already; one is enough for all.
+static SECURED: AtomicBool = AtomicBool::new(false);
 
 /// What `up` wrote when it started its mda processes: `DIR/run/mda-N.addr`.
 fn addresses(data: &std::path::Path) -> anyhow::Result<String> {

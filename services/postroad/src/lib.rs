@@ -1,12 +1,14 @@
 //! `postroad`: the whole system on one machine, and the operator's hand in it.
 //!
 //! - `up` starts a private Postgres and Redis and every service, and keeps them running ([`up`]).
+//! - `check` sends a message and reads it, as `helm test` does; `wait` keeps a container open.
 //! - `admin`, `queue` and `trace` are calls to `mda`'s Admin and Journey.
 //!
 //! The interface is stable: other tools build on it.
 #![allow(clippy::print_stdout, reason = "a command line talks on standard output")]
 
 mod admin;
+mod check;
 mod client;
 mod queue;
 mod text;
@@ -35,6 +37,10 @@ enum Command {
     Trace(trace::Options),
     /// Look at and change what waits for delivery
     Queue(queue::Options),
+    /// Send a message by submission and read it by IMAP, with an account that is removed again
+    Check(check::Options),
+    /// Do nothing until SIGTERM: a container to run the other commands in
+    Wait,
 }
 
 /// Errors are one sentence on standard error and exit code 1.
@@ -46,18 +52,30 @@ pub fn main() -> ExitCode {
         Ok(tokio) => tokio,
         Err(e) => return fail(&e.into()),
     };
+    // One provider for all of TLS, here and in every library.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let outcome = tokio.block_on(async {
         match arguments.command {
             Command::Up(options) => up::run(options).await,
             Command::Admin(options) => admin::run(options).await,
             Command::Trace(options) => trace::run(options).await,
             Command::Queue(options) => queue::run(options).await,
+            Command::Check(options) => check::run(options).await,
+            Command::Wait => wait().await,
         }
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&e),
     }
+}
+
+/// As process 1 of a container we must ask for the signal: the kernel has no default for it.
+async fn wait() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
+    Ok(())
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

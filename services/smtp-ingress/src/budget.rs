@@ -14,6 +14,11 @@ impl Budget {
         Self(Arc::new(Semaphore::new((bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS))))
     }
 
+    /// Whether a message of so many bytes would fit now.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        bytes.div_ceil(UNIT as u64) <= self.0.available_permits() as u64
+    }
+
     /// Grows `reservation` to at least `bytes`; `false` when there is no room.
     pub fn reserve(&self, reservation: &mut Reservation, bytes: usize) -> bool {
         let held = reservation.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -45,6 +50,7 @@ mod tests {
         assert!(budget.reserve(&mut a, 2 * UNIT + 1));
         assert!(budget.reserve(&mut b, UNIT));
         assert!(!budget.reserve(&mut b, UNIT + 1));
+        assert!(!budget.has_room(1) && budget.has_room(0));
         drop(a);
         assert!(budget.reserve(&mut b, 4 * UNIT));
     }

@@ -1,3 +1,7 @@
+//! Every key, what it means, and which values are refused.
+
+mod guards;
+
 use std::{net::SocketAddr, time::Duration};
 
 use address::Domain;
@@ -5,6 +9,8 @@ use ipnet::IpNet;
 use listener::ListenerConfig;
 use runtime::grpc::Peers;
 use serde::Deserialize;
+
+pub use guards::{Greylist, Limits, OverQuota, Scan};
 
 /// Every key of the section `smtp-ingress`.
 #[derive(Debug, Clone, Deserialize)]
@@ -46,6 +52,42 @@ pub struct Config {
     pub resolve_cache_seconds: u64,
     /// Networks whose `Postroad-Trace:` field is believed: other sites of the same operator.
     pub trace_from: Vec<IpNet>,
+    /// Counts that all pods share: `limits`, `greylist`. Absent: they are not kept.
+    pub redis_url: Option<queue::Url>,
+    /// For `dnsbl`.
+    pub dns: dns::Config,
+    /// SASL mechanisms of submission, the best first. OAUTHBEARER and XOAUTH2 need `oidc` in `mda`.
+    pub mechanisms: Vec<String>,
+    /// Octets of a line of content (554 5.6.0); RFC 5321 §4.5.3.1.6 allows 998. 0 is no limit.
+    pub max_line_length: usize,
+    /// Messages of one session (421 4.7.0), announced by LIMITS (RFC 9422).
+    pub max_messages_per_session: u32,
+    /// Seconds that a submitted message may be held back (RFC 4865); 0 does not offer it.
+    pub max_hold_seconds: u64,
+    /// `Received:` fields of a message (554 5.4.6).
+    pub max_hops: usize,
+    /// A full mailbox is refused for now (`defer`, 452 4.2.2) or for good (`refuse`, 552 5.2.2).
+    pub over_quota: OverQuota,
+    /// Milliseconds before the greeting of the MX port; only who is no mail server talks in it.
+    pub greeting_delay_ms: u64,
+    /// Refuse clients that talk before the greeting or pipeline where they must wait (554 5.5.0).
+    pub refuse_early_talkers: bool,
+    /// Octets of content a second, on average over `min_rate_seconds` (421 4.4.2); 0 is no limit.
+    pub min_bytes_per_second: u64,
+    pub min_rate_seconds: u64,
+    /// Refused commands that are answered at once; each further one waits `tarpit_ms` longer,
+    /// at most ten times that.
+    pub tarpit_errors: u32,
+    /// 0 does not tarpit.
+    pub tarpit_ms: u64,
+    /// Sliding-window limits, shared by all pods.
+    pub limits: Limits,
+    /// DNS blocklists asked about clients of the MX port, such as `zen.spamhaus.org` (550 5.7.1).
+    pub dnsbl: Vec<String>,
+    /// First mail of a stranger is deferred (451 4.7.1). Absent: it is not.
+    pub greylist: Option<Greylist>,
+    /// Content scanning by Rspamd. Absent: nothing is scanned.
+    pub scan: Option<Scan>,
     pub runtime: runtime::Config,
 }
 
@@ -73,6 +115,24 @@ impl Default for Config {
                 IpNet::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8),
                 IpNet::new_assert(std::net::Ipv6Addr::LOCALHOST.into(), 128),
             ],
+            redis_url: None,
+            dns: dns::Config::default(),
+            mechanisms: ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN"].map(String::from).to_vec(),
+            max_line_length: 998,
+            max_messages_per_session: 1000,
+            max_hold_seconds: 30 * 86_400,
+            max_hops: 50,
+            over_quota: OverQuota::Defer,
+            greeting_delay_ms: 0,
+            refuse_early_talkers: false,
+            min_bytes_per_second: 100,
+            min_rate_seconds: 60,
+            tarpit_errors: 5,
+            tarpit_ms: 500,
+            limits: Limits::default(),
+            dnsbl: Vec::new(),
+            greylist: None,
+            scan: None,
             runtime: runtime::Config::default(),
         }
     }
@@ -123,11 +183,15 @@ impl runtime::ServiceConfig for Config {
             ("directory_seconds", self.directory_seconds),
             ("checker_seconds", self.checker_seconds),
             ("accept_seconds", self.accept_seconds),
+            ("max_messages_per_session", self.max_messages_per_session.into()),
+            ("max_hops", self.max_hops as u64),
+            ("min_rate_seconds", self.min_rate_seconds),
         ] {
             if value == 0 {
                 return Err(format!("configuration key {key:?} = 0: expected at least 1"));
             }
         }
+        self.validate_guards()?;
         // A message may occupy twice its size while it grows.
         if (self.max_bytes_in_flight as u64) < self.max_message_size.saturating_mul(2) {
             return Err(format!(

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::refusal::Refusal;
+use crate::{config::OverQuota, refusal::Refusal};
 
 const CACHED: u64 = 10_000;
 /// Before the second try of a question whose pod went away.
@@ -41,7 +41,12 @@ impl Directory {
     }
 
     /// Where mail for `address` goes; only who `may_relay` reaches other domains.
-    pub async fn resolve(&self, address: &Address, may_relay: bool) -> Result<Vec<Target>, Refusal> {
+    pub async fn resolve(
+        &self,
+        address: &Address,
+        may_relay: bool,
+        over_quota: OverQuota,
+    ) -> Result<Vec<Target>, Refusal> {
         let key = address.to_string();
         let resolution = match self.recipients.get(&key) {
             Some(known) => known,
@@ -60,7 +65,7 @@ impl Directory {
             Kind::Remote => Err(Refusal::relay_denied()),
             Kind::Unknown => Err(Refusal::unknown_recipient()),
             Kind::Disabled => Err(Refusal::disabled()),
-            Kind::OverQuota => Err(Refusal::over_quota()),
+            Kind::OverQuota => Err(Refusal::over_quota(over_quota)),
             // A newer mda may know more kinds (Invariant 9).
             Kind::Unspecified => Err(Refusal::of_status(&Status::unknown("kind of resolution"))),
         }
@@ -100,6 +105,7 @@ impl Directory {
         mechanism: String,
         initial: Option<Vec<u8>>,
         peer: IpAddr,
+        channel_binding: Option<[u8; 32]>,
     ) -> Result<(Exchange, Progress), Status> {
         let (requests, stream) = mpsc::channel(1);
         let first = AuthenticateRequest {
@@ -108,6 +114,7 @@ impl Directory {
             response: initial.unwrap_or_default().into(),
             peer: peer.to_string(),
             service: "smtp".into(),
+            channel_binding: channel_binding.map(|b| b.to_vec()).unwrap_or_default().into(),
         };
         requests.try_send(first).map_err(|_| Status::internal("exchange"))?;
         let answers = self.client.clone().authenticate(ReceiverStream::new(stream)).await?.into_inner();

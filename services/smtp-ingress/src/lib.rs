@@ -5,7 +5,8 @@
 //! - **Ports**: `mx_listen` (25), `submission_listen` (587, STARTTLS), `submissions_listen`
 //!   (465, TLS from the start), and the runtime's HTTP port.
 //! - **Peers**: `mda`'s Directory (who is who) and Spool (Accept), `auth-checker` (verdicts,
-//!   signatures). When one of them is away, clients hear 451 or 454 and come back.
+//!   signatures). When one of them is away, clients hear 451 or 454 and come back. Redis, DNS
+//!   blocklists and Rspamd guard the door when they are configured; see `guard`.
 //! - **Scaling**: CPU; memory is bounded by `max_bytes_in_flight` and the connection limits.
 //! - **SIGTERM**: idle sessions hear 421, open transactions are finished.
 
@@ -13,10 +14,13 @@ mod budget;
 mod checker;
 mod config;
 mod directory;
+mod guard;
 mod headers;
 mod metrics;
+mod pace;
 mod receive;
 mod refusal;
+mod scan;
 mod session;
 mod spool;
 mod transaction;
@@ -27,7 +31,7 @@ use anyhow::Context as _;
 use listener::{Listener, Tls};
 use smtp::server::Config as Offer;
 
-pub use config::Config;
+pub use config::{Config, OverQuota};
 
 /// Binds every port, then serves until shutdown.
 pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()> {
@@ -87,7 +91,7 @@ impl Ingress {
                 .with_context(|| format!("configuration key \"{}_listen\"", role.name()))?;
             doors.push((role, listener.with_metrics(counters.clone())));
         }
-        Ok(Self { doors, parts: session::Parts::new(config, tls, metrics) })
+        Ok(Self { doors, parts: session::Parts::new(config, tls, metrics)? })
     }
 
     /// Where a role listens, with the real port when port 0 was configured.
@@ -109,13 +113,21 @@ impl Ingress {
 
 /// What a port offers in EHLO.
 fn offer(role: Role, config: &Config, tls: Option<&Tls>) -> Offer {
+    let submits = role.is_submission();
+    let mechanisms = config.mechanisms.iter().filter_map(|name| name.parse().ok());
     Offer {
         hostname: config.hostname.clone(),
         starttls: tls.is_some() && role != Role::Submissions,
-        mechanisms: if role.is_submission() { vec!["PLAIN", "LOGIN"] } else { Vec::new() },
-        auth_required: role.is_submission(),
+        mechanisms: if submits { mechanisms.map(sasl::Mechanism::name).collect() } else { Vec::new() },
+        auth_required: submits,
         max_message_size: config.max_message_size,
+        max_line: config.max_line_length,
         max_recipients: config.max_recipients,
+        max_transactions: config.max_messages_per_session,
         max_errors: config.max_errors,
+        // Strangers neither hold our queue nor jump it (RFC 4865 §8, RFC 6710 §5).
+        max_hold: Some(config.max_hold_seconds).filter(|s| submits && *s > 0),
+        priorities: submits,
+        refuse_early: config.refuse_early_talkers,
     }
 }

@@ -43,7 +43,7 @@ pub struct Arrival<'a> {
 struct Prepared {
     pieces: Vec<Bytes>,
     junk: bool,
-    verdict: Option<Event>,
+    events: [Option<Event>; 2],
 }
 
 impl Parts {
@@ -56,8 +56,12 @@ impl Parts {
         if matches!(content.first(), Some(b' ' | b'\t')) {
             return Err(Refusal::begins_folded());
         }
-        if headers::is_loop(&header) {
+        if headers::is_loop(&header, self.config.max_hops) {
             return Err(Refusal::mail_loop());
+        }
+        let transaction = arrival.transaction;
+        if transaction.mail.binary && transaction.leaves_us() && smtp::server::is_binary(&content) {
+            return Err(Refusal::binary_elsewhere());
         }
         let prepared = match arrival.account {
             Some(account) => self.submitted(&arrival, account, &header, &content).await?,
@@ -66,7 +70,8 @@ impl Parts {
         let mut envelope = arrival.transaction.envelope();
         envelope.account_id = arrival.account.map_or(0, |a| a.account_id);
         envelope.junk = prepared.junk;
-        envelope.events = [Some(received_event(&arrival, at_ms)), prepared.verdict].into_iter().flatten().collect();
+        envelope.events =
+            [Some(received_event(&arrival, at_ms))].into_iter().chain(prepared.events).flatten().collect();
         let trace_id = telemetry::trace_id(&envelope.traceparent).to_owned();
         self.spool.accept(envelope, &prepared.pieces).await.map_err(|status| {
             info!(mail.queue_id = %arrival.transaction.queue_id, error = %status, "not accepted");
@@ -100,7 +105,9 @@ impl Parts {
             authserv_id: self.config.hostname.clone(),
         };
         let verdict = self.checker.verify(parameters, content).await.map_err(|s| Refusal::of_status(&s))?;
-        let junk = checker::judge(&verdict)?;
+        let mut junk = checker::judge(&verdict)?;
+        let scanned = self.guard.scan(arrival, content).await?;
+        junk |= scanned.as_ref().is_some_and(|s| s.is_junk);
         let mut prefix = self.received_field(arrival);
         prefix.push_str(&verdict.authentication_results);
         if !prefix.ends_with("\r\n") {
@@ -108,7 +115,7 @@ impl Parts {
         }
         let cleaned = headers::without_forged_results(header, &self.config.hostname);
         let pieces = assemble(prefix, cleaned, header.len(), content);
-        Ok(Prepared { pieces, junk, verdict: Some(verdict_event(&verdict)) })
+        Ok(Prepared { pieces, junk, events: [Some(verdict_event(&verdict)), scanned.map(|s| s.event)] })
     }
 
     /// Mail from one of ours (RFC 6409): who it claims to be from, what is missing, our signature.
@@ -119,6 +126,7 @@ impl Parts {
         header: &Bytes,
         content: &Bytes,
     ) -> Result<Prepared, Refusal> {
+        let mut scanned = None;
         let from = message::from_addresses(header);
         if from.len() > MAX_FROM {
             return Err(Refusal::too_many_from());
@@ -128,6 +136,9 @@ impl Parts {
             if !allowed.map_err(|s| Refusal::of_status(&s))? {
                 return Err(Refusal::from_not_owned());
             }
+        }
+        if self.config.scan.as_ref().is_some_and(|scan| scan.submissions) {
+            scanned = self.guard.scan(arrival, content).await?;
         }
         let first = from.first().and_then(|a| a.parse::<Address>().ok()).ok_or_else(Refusal::no_from)?;
         let queue_id = arrival.transaction.queue_id.to_string();
@@ -141,7 +152,7 @@ impl Parts {
         let mut prefix = self.received_field(arrival);
         prefix.push_str(&signature.map_err(|s| Refusal::of_status(&s))?);
         pieces.insert(0, prefix.into());
-        Ok(Prepared { pieces, junk: false, verdict: None })
+        Ok(Prepared { pieces, junk: false, events: [None, scanned.map(|s| s.event)] })
     }
 
     fn received_field(&self, arrival: &Arrival<'_>) -> String {

@@ -3,8 +3,12 @@
 //! Transient and permanent are never confused: whoever is away is 4yz, so that nothing bounces
 //! because of us.
 
+use std::time::Duration;
+
 use smtp::Reply;
 use tonic::{Code, Status};
+
+use crate::config::OverQuota;
 
 /// A no, with the word that counts it in the metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +35,58 @@ impl Refusal {
         refusal("disabled", 550, (5, 2, 1), "Mailbox disabled, not accepting messages")
     }
 
-    /// Somebody may tidy up, so it is worth another try.
-    pub fn over_quota() -> Self {
-        refusal("over_quota", 452, (4, 2, 2), "Mailbox full")
+    /// Somebody may tidy up, so it may be worth another try.
+    pub fn over_quota(policy: OverQuota) -> Self {
+        match policy {
+            OverQuota::Defer => refusal("over_quota", 452, (4, 2, 2), "Mailbox full"),
+            OverQuota::Refuse => refusal("over_quota", 552, (5, 2, 2), "Mailbox full"),
+        }
+    }
+
+    pub fn too_many_connections() -> Self {
+        refusal("connection_rate", 421, (4, 7, 0), "Too many connections, try again later")
+    }
+
+    pub fn early_talker() -> Self {
+        refusal("early_talker", 554, (5, 5, 0), "You talked before the greeting")
+    }
+
+    pub fn message_rate() -> Self {
+        refusal("message_rate", 450, (4, 7, 1), "Too many messages, try again later")
+    }
+
+    pub fn recipient_rate() -> Self {
+        refusal("recipient_rate", 450, (4, 7, 1), "Too many recipients, try again later")
+    }
+
+    pub fn blocklisted(zone: &str) -> Self {
+        refusal("blocklisted", 550, (5, 7, 1), format!("Your address is listed by {zone}"))
+    }
+
+    pub fn greylisted(wait: Duration) -> Self {
+        refusal("greylisted", 451, (4, 7, 1), format!("Greylisted, come back in {} seconds", wait.as_secs().max(1)))
+    }
+
+    pub fn spam() -> Self {
+        refusal("spam", 550, (5, 7, 1), "Message content is refused as spam")
+    }
+
+    pub fn scan_deferred() -> Self {
+        refusal("scan_deferred", 451, (4, 7, 1), "Message cannot be taken now, try again later")
+    }
+
+    /// RFC 3030 §3: a relay that cannot pass it on must not change it.
+    pub fn binary_elsewhere() -> Self {
+        refusal("binary_elsewhere", 554, (5, 6, 3), "Binary content cannot be sent to another site")
+    }
+
+    /// The same whether the account exists or not.
+    pub fn login_throttled() -> Self {
+        refusal("login_throttled", 454, (4, 7, 0), "Too many failed logins, try again later")
     }
 
     pub fn sender_not_owned() -> Self {
-        refusal("sender_not_owned", 553, (5, 7, 1), "Sender address not owned by the authenticated account")
+        refusal("sender_not_owned", 550, (5, 7, 1), "Sender address not owned by the authenticated account")
     }
 
     pub fn from_not_owned() -> Self {

@@ -1,5 +1,8 @@
 //! One connection: carries octets between the socket and the state machine, and does its effects.
 
+mod login;
+mod mail;
+
 use std::{
     io,
     sync::Arc,
@@ -11,21 +14,22 @@ use listener::{Connection, Stream, Tls, TlsInfo};
 use proto::directory::Account;
 use smtp::{
     Reply,
-    server::{Config as Offer, Effect, MailFrom, RcptTo, Session},
+    server::{Config as Offer, Effect, Session},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
 };
-use tracing::{Instrument as _, debug};
+use tracing::debug;
 
 use crate::{
     Config, Role,
     budget::{Budget, Reservation},
     checker::Checker,
-    directory::{Directory, Exchange, Progress},
+    directory::{Directory, Exchange},
+    guard::Guard,
     metrics::Metrics,
-    receive::Arrival,
+    pace::Pace,
     refusal::Refusal,
     spool::Spool,
     transaction::Transaction,
@@ -35,6 +39,8 @@ use crate::{
 const COMMAND_ROOM: usize = 4 * 1024;
 const CONTENT_ROOM: usize = 64 * 1024;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest pause of the tarpit in steps of `tarpit_ms`.
+const TARPIT_STEPS: u32 = 10;
 
 /// What all sessions share.
 pub struct Parts {
@@ -44,15 +50,17 @@ pub struct Parts {
     pub checker: Checker,
     pub spool: Spool,
     pub metrics: Metrics,
+    pub guard: Guard,
     budget: Budget,
 }
 
 impl Parts {
     /// Must be called inside a tokio runtime: the channels look up their peers.
-    pub fn new(config: Config, tls: Option<Tls>, metrics: Metrics) -> Self {
+    pub fn new(config: Config, tls: Option<Tls>, metrics: Metrics) -> anyhow::Result<Self> {
         let seconds = Duration::from_secs;
         let channel = |peers, patience| runtime::grpc::channel(peers, seconds(patience));
-        Self {
+        Ok(Self {
+            guard: Guard::new(&config, metrics.clone())?,
             directory: Directory::new(
                 channel(&config.mda, config.directory_seconds),
                 seconds(config.directory_seconds),
@@ -64,15 +72,18 @@ impl Parts {
             config,
             tls,
             metrics,
-        }
+        })
     }
 }
 
 pub async fn run(connection: Connection, role: Role, offer: Arc<Offer>, parts: Arc<Parts>) {
     parts.metrics.session(role);
+    if let Some(tls) = &connection.tls {
+        parts.metrics.encrypted(role, tls);
+    }
     let mut driver = Driver {
-        session: Session::new(offer, connection.tls.is_some()),
-        stream: None,
+        session: Session::new(offer.clone(), connection.tls.is_some()),
+        stream: Some(connection.stream),
         input: BytesMut::new(),
         tls: connection.tls,
         peer: connection.peer.ip(),
@@ -81,10 +92,20 @@ pub async fn run(connection: Connection, role: Role, offer: Arc<Offer>, parts: A
         account: None,
         exchange: None,
         transaction: None,
+        blocklisted: None,
         reservation: Reservation::default(),
+        pace: Pace::default(),
+        tarpitted: 0,
         parts,
     };
-    if let Err(error) = driver.run(connection.stream).await {
+    if driver.tls.as_ref().is_some_and(|t| t.channel_binding.is_some()) {
+        driver.session.offer_channel_binding();
+    }
+    if let Err(refusal) = driver.admit().await {
+        let reply = driver.refuse(refusal);
+        driver.session = Session::turned_away(offer, driver.tls.is_some(), &reply);
+    }
+    if let Err(error) = driver.run().await {
         // The peer's network or manners; no operator can do anything about it.
         debug!(client.address = %driver.peer, %error, "session ended");
     }
@@ -105,15 +126,39 @@ struct Driver {
     account: Option<Account>,
     exchange: Option<Exchange>,
     transaction: Option<Transaction>,
+    /// The blocklist that has the client, once it was asked.
+    blocklisted: Option<Option<String>>,
     reservation: Reservation,
+    pace: Pace,
+    /// Refused commands that the client has waited for.
+    tarpitted: u32,
     parts: Arc<Parts>,
 }
 
 impl Driver {
-    async fn run(&mut self, stream: Stream) -> io::Result<()> {
-        self.stream = Some(stream);
+    /// What is decided before the greeting.
+    async fn admit(&mut self) -> Result<(), Refusal> {
+        self.parts.guard.connection(self.peer).await?;
+        let delay = Duration::from_millis(self.parts.config.greeting_delay_ms);
+        if self.role != Role::Mx || delay.is_zero() {
+            return Ok(());
+        }
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        // Mail servers wait for the greeting (RFC 5321 §3.1); who floods many of us does not.
+        match timeout(delay, stream.read_buf(&mut self.input)).await {
+            Ok(Ok(octets)) if octets > 0 && self.parts.config.refuse_early_talkers => Err(Refusal::early_talker()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn run(&mut self) -> io::Result<()> {
         loop {
-            match self.session.next(&mut self.input) {
+            let effect = self.session.next(&mut self.input);
+            self.session.take_refusals().into_iter().for_each(|reason| self.parts.metrics.refuse(reason));
+            if !matches!(effect, Effect::Read) {
+                self.pace.reset();
+            }
+            match effect {
                 Effect::Read => {
                     self.hold_content();
                     if !self.read().await? {
@@ -136,34 +181,45 @@ impl Driver {
     /// `false` at the end of the connection. On timeout and shutdown the session is ended.
     async fn read(&mut self) -> io::Result<bool> {
         let config = &self.parts.config;
-        let (patience, room) = if self.session.is_receiving() {
+        let receiving = self.session.is_receiving();
+        let (patience, room) = if receiving {
             (config.data_timeout(), CONTENT_ROOM)
         } else {
             if self.input.is_empty() && self.input.capacity() > COMMAND_ROOM {
                 self.input = BytesMut::new();
             }
-            (config.command_timeout(), COMMAND_ROOM)
+            (self.pace.command_patience(Instant::now(), config.command_timeout()), COMMAND_ROOM)
         };
         let Some(stream) = &mut self.stream else { return Ok(false) };
         self.input.reserve(room);
         let idle = !self.session.in_transaction();
-        tokio::select! {
+        let octets = tokio::select! {
             biased;
             () = self.shutdown.cancelled(), if idle => {
                 self.session.end(&Reply::new(421, (4, 3, 2), "Service shutting down, try again later"));
-                Ok(true)
+                return Ok(true);
             }
             read = timeout(patience, stream.read_buf(&mut self.input)) => match read {
-                Ok(read) => Ok(read? > 0),
+                Ok(read) => read?,
                 Err(_) => {
+                    self.parts.metrics.refuse("timeout");
                     self.session.end(&Reply::new(421, (4, 4, 2), "Timeout"));
-                    Ok(true)
+                    return Ok(true);
                 }
             }
+        };
+        self.session.set_now(jiff::Timestamp::now().as_second());
+        let window = Duration::from_secs(config.min_rate_seconds);
+        if receiving && !self.pace.keeps_up(Instant::now(), octets, config.min_bytes_per_second, window) {
+            self.parts.metrics.refuse("too_slow");
+            self.session.end(&Reply::new(421, (4, 4, 2), "Too slow"));
+            return Ok(true);
         }
+        Ok(octets > 0)
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tarpit().await;
         let Some(stream) = &mut self.stream else { return Ok(()) };
         let write = async {
             stream.write_all(bytes).await?;
@@ -172,136 +228,43 @@ impl Driver {
         timeout(self.parts.config.command_timeout(), write).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
+    /// Who is refused again and again is answered slower and slower.
+    async fn tarpit(&mut self) {
+        let (errors, config) = (self.session.errors(), &self.parts.config);
+        if errors > self.tarpitted {
+            let beyond = errors.saturating_sub(config.tarpit_errors).min(TARPIT_STEPS);
+            let pause = Duration::from_millis(config.tarpit_ms.saturating_mul(beyond.into()));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => (),
+                () = self.shutdown.cancelled() => (),
+            }
+        }
+        self.tarpitted = errors;
+    }
+
     async fn start_tls(&mut self) -> io::Result<()> {
         let (Some(stream), Some(tls)) = (self.stream.take(), &self.parts.tls) else {
             return Err(io::ErrorKind::Unsupported.into());
         };
         let (stream, info) = stream.starttls(tls).await?;
+        self.parts.metrics.encrypted(self.role, &info);
+        self.session.tls_started();
+        if info.channel_binding.is_some() {
+            self.session.offer_channel_binding();
+        }
         self.stream = Some(stream);
         self.tls = Some(info);
-        self.session.tls_started();
         Ok(())
-    }
-
-    async fn authenticate(&mut self, mechanism: String, initial: Option<Vec<u8>>) {
-        match self.parts.directory.authenticate(mechanism, initial, self.peer).await {
-            Ok((exchange, progress)) => {
-                self.exchange = Some(exchange);
-                self.auth_progress(progress);
-            }
-            Err(status) => self.auth_unavailable(&status),
-        }
-    }
-
-    async fn auth_response(&mut self, response: Vec<u8>) {
-        let Some(exchange) = &mut self.exchange else {
-            return self.auth_unavailable(&tonic::Status::internal("no exchange"));
-        };
-        match exchange.respond(response).await {
-            Ok(progress) => self.auth_progress(progress),
-            Err(status) => self.auth_unavailable(&status),
-        }
-    }
-
-    fn auth_progress(&mut self, progress: Progress) {
-        match progress {
-            Progress::Challenge(challenge) => return self.session.auth_challenge(&challenge),
-            Progress::Success(account) => {
-                self.account = Some(account);
-                self.session.auth_succeeded();
-            }
-            Progress::Failure => {
-                let reply = self.refuse(Refusal::bad_credentials());
-                self.session.auth_failed(reply);
-            }
-        }
-        self.exchange = None;
-    }
-
-    fn auth_unavailable(&mut self, status: &tonic::Status) {
-        debug!(error = %status, "cannot authenticate");
-        self.exchange = None;
-        let reply = self.refuse(Refusal::cannot_authenticate());
-        self.session.auth_failed(reply);
-    }
-
-    async fn sender(&mut self, mail: MailFrom) {
-        let transaction = Transaction::begin(mail, self.role);
-        // The null reverse-path is everybody's: read receipts have it (RFC 8098 §3).
-        if let (Some(account), Some(address)) = (&self.account, &transaction.mail.address) {
-            let address = address.to_string();
-            let question = self.parts.directory.may_send_as(account.account_id, &address);
-            let refusal = match question.instrument(transaction.span.clone()).await {
-                Ok(true) => None,
-                Ok(false) => Some(Refusal::sender_not_owned()),
-                Err(status) => Some(Refusal::of_status(&status)),
-            };
-            if let Some(refusal) = refusal {
-                let reply = self.refuse(refusal);
-                return self.session.sender_refused(reply);
-            }
-        }
-        self.transaction = Some(transaction);
-        self.session.sender_accepted();
-    }
-
-    async fn recipient(&mut self, mut rcpt: RcptTo) {
-        let postmaster = || format!("postmaster@{}", self.parts.config.hostname).parse().ok();
-        let (Some(address), Some(transaction)) = (rcpt.address.take().or_else(postmaster), &mut self.transaction)
-        else {
-            return self.session.recipient_refused(Refusal::unknown_recipient().reply);
-        };
-        let question = self.parts.directory.resolve(&address, self.account.is_some());
-        match question.instrument(transaction.span.clone()).await {
-            Ok(targets) => {
-                transaction.add(&address, rcpt, targets);
-                self.session.recipient_accepted();
-            }
-            Err(refusal) => {
-                let reply = self.refuse(refusal);
-                self.session.recipient_refused(reply);
-            }
-        }
-    }
-
-    async fn message(&mut self, content: Vec<u8>) {
-        let started = Instant::now();
-        let outcome = match (self.transaction.take(), self.session.hello()) {
-            (Some(transaction), Some(hello)) => {
-                let arrival = Arrival {
-                    role: self.role,
-                    peer: self.peer,
-                    tls: self.tls.as_ref(),
-                    account: self.account.as_ref(),
-                    hello,
-                    transaction: &transaction,
-                    dialogue: self.session.transcript().lines().map(String::from).collect(),
-                };
-                let received = self.parts.receive(arrival, content).instrument(transaction.span.clone()).await;
-                received.map(|()| transaction.queue_id.to_string())
-            }
-            _ => Err(Refusal::of_status(&tonic::Status::internal("no transaction"))),
-        };
-        match outcome {
-            Ok(queue_id) => self.session.committed(&queue_id),
-            Err(refusal) => {
-                let reply = self.refuse(refusal);
-                self.session.message_refused(reply);
-            }
-        }
-        self.reservation = Reservation::default();
-        self.parts.metrics.answered(self.role, started);
     }
 
     /// Content that arrives is booked before more of it is read.
     fn hold_content(&mut self) {
-        if self.session.is_receiving() {
-            if !self.parts.budget.reserve(&mut self.reservation, self.session.content_held()) {
-                let reply = self.refuse(Refusal::no_room());
-                self.session.refuse_content(reply);
-                self.reservation = Reservation::default();
-            }
-        } else {
+        let held = self.session.content_held();
+        if held == 0 {
+            self.reservation = Reservation::default();
+        } else if !self.parts.budget.reserve(&mut self.reservation, held) {
+            let reply = self.refuse(Refusal::no_room());
+            self.session.refuse_content(reply);
             self.reservation = Reservation::default();
         }
     }

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use address::QueueId;
-use proto::spool::{Envelope, Recipient, Target};
+use proto::spool::{Envelope, Recipient, Target, target::To};
 use smtp::server::{MailFrom, RcptTo};
 use tracing::Span;
 
@@ -14,6 +14,7 @@ pub struct Transaction {
     /// Of this message, its trace's root here.
     pub span: Span,
     pub mail: MailFrom,
+    began: jiff::Timestamp,
     recipients: Vec<Recipient>,
     keys: HashSet<String>,
 }
@@ -29,7 +30,7 @@ impl Transaction {
             mail.queue_id = %queue_id,
             smtp.port = role.name(),
         );
-        Self { queue_id, span, mail, recipients: Vec::new(), keys: HashSet::new() }
+        Self { queue_id, span, mail, began: jiff::Timestamp::now(), recipients: Vec::new(), keys: HashSet::new() }
     }
 
     /// The same recipient twice is one delivery.
@@ -51,8 +52,23 @@ impl Transaction {
         }
     }
 
+    pub fn recipients(&self) -> impl Iterator<Item = &str> {
+        self.recipients.iter().map(|r| r.forward_path.as_str())
+    }
+
+    pub fn leaves_us(&self) -> bool {
+        self.recipients.iter().flat_map(|r| &r.targets).any(|t| matches!(t.to, Some(To::Remote(_))))
+    }
+
     pub fn count(&self) -> usize {
         self.recipients.len()
+    }
+
+    /// RFC 4865: held back from MAIL on, not from the end of data.
+    fn not_before_ms(&self) -> i64 {
+        let now = self.began.as_second();
+        let hold = self.mail.hold.map(|hold| i64::try_from(hold.seconds(now)).unwrap_or(i64::MAX));
+        hold.filter(|seconds| *seconds > 0).map_or(0, |seconds| now.saturating_add(seconds).saturating_mul(1000))
     }
 
     /// What Accept commits, without its events.
@@ -65,6 +81,9 @@ impl Transaction {
             smtputf8: self.mail.smtputf8,
             envid: self.mail.envid.clone(),
             ret: self.mail.ret.clone(),
+            require_tls: self.mail.require_tls,
+            priority: self.mail.priority.unwrap_or_default().into(),
+            not_before_ms: self.not_before_ms(),
             traceparent: runtime::telemetry::traceparent(&self.span),
             ..Envelope::default()
         }

@@ -20,14 +20,7 @@ async fn logged_in(site: &Site) -> Client {
             "
         S: 220…
         C: EHLO laptop.example
-        S: 250-mx.example
-        S: 250-PIPELINING
-        S: 250-SIZE…
-        S: 250-AUTH PLAIN LOGIN
-        S: 250-ENHANCEDSTATUSCODES
-        S: 250-8BITMIME
-        S: 250-SMTPUTF8
-        S: 250 DSN
+        S* 250
         C: AUTH PLAIN {}
         S: 235 2.7.0…
     ",
@@ -86,7 +79,7 @@ async fn addresses_of_others_are_refused() {
         .play(
             "
         C: MAIL FROM:<bob@mx.example>
-        S: 553 5.7.1…
+        S: 550 5.7.1…
         C: MAIL FROM:<alice@mx.example>
         S: 250…
         C: RCPT TO:<bob@elsewhere.example>
@@ -131,14 +124,7 @@ async fn a_login_needs_tls_and_the_right_password() {
         S: 220…
         T:
         C: EHLO laptop.example
-        S: 250-mx.example
-        S: 250-PIPELINING
-        S: 250-SIZE…
-        S: 250-AUTH PLAIN LOGIN
-        S: 250-ENHANCEDSTATUSCODES
-        S: 250-8BITMIME
-        S: 250-SMTPUTF8
-        S: 250 DSN
+        S* 250
         C: AUTH PLAIN {wrong}
         S: 535 5.7.8…
         C: MAIL FROM:<alice@mx.example>
@@ -201,26 +187,12 @@ async fn trouble_inside_is_temporary() {
             "
         S: 220…
         C: EHLO laptop.example
-        S: 250-mx.example
-        S: 250-PIPELINING
-        S: 250-SIZE…
-        S: 250-STARTTLS
-        S: 250-ENHANCEDSTATUSCODES
-        S: 250-8BITMIME
-        S: 250-SMTPUTF8
-        S: 250 DSN
+        S* 250
         C: STARTTLS
         S: 220…
         T:
         C: EHLO laptop.example
-        S: 250-mx.example
-        S: 250-PIPELINING
-        S: 250-SIZE…
-        S: 250-AUTH PLAIN LOGIN
-        S: 250-ENHANCEDSTATUSCODES
-        S: 250-8BITMIME
-        S: 250-SMTPUTF8
-        S: 250 DSN
+        S* 250
         C: AUTH PLAIN {}
         S: 454 4.7.0…
     ",

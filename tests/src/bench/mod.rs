@@ -4,7 +4,6 @@
 
 pub mod cpu;
 pub mod mail;
-pub mod packages;
 pub mod peer;
 pub mod report;
 pub mod run;

@@ -15,7 +15,11 @@ use std::{
 use tempfile::TempDir;
 
 use super::{ACCOUNTS, DOMAIN, Subject, local_part, recipient};
-use crate::{eventually, storage::free_address};
+use crate::{
+    eventually,
+    process::{is_root, program},
+    storage::free_address,
+};
 
 /// Both, as they run.
 pub struct PostfixDovecot {
@@ -27,21 +31,23 @@ pub struct PostfixDovecot {
 
 impl PostfixDovecot {
     pub async fn start() -> Self {
+        assert!(is_root(), "Postfix runs only as root: be root, or use `--only postroad`");
+        let (postfix_program, dovecot_program) = (program("postfix", "postfix"), program("dovecot", "dovecot-lmtpd"));
         let folder = tempfile::Builder::new().prefix("postroad-bench").tempdir_in("/tmp").unwrap();
         // Both change to users of their own.
         command("chmod", &["755"], &[folder.path()]);
         let server = free_address();
         let lmtp = folder.path().join("lmtp");
 
-        let config = dovecot(folder.path(), &lmtp);
-        let (program, config) = ("/usr/sbin/dovecot", config.display());
-        let dovecot = Daemon::start(&format!("{program} -F -c {config}"), &format!("{program} -c {config} stop"));
+        let config = dovecot_config(&dovecot_program, folder.path(), &lmtp);
+        let run = format!("{} -c {}", dovecot_program.display(), config.display());
+        let dovecot = Daemon::start(&format!("{run} -F"), &format!("{run} stop"));
         until(&folder, "Dovecot answers", || UnixStream::connect(&lmtp).is_ok()).await;
 
-        let config = postfix(folder.path(), server, &lmtp);
+        let config = postfix_config(folder.path(), server, &lmtp);
         command("postfix", &["-c"], &[&config, Path::new("check")]);
-        let config = config.display();
-        let postfix = Daemon::start(&format!("postfix -c {config} start-fg"), &format!("postfix -c {config} stop"));
+        let run = format!("{} -c {}", postfix_program.display(), config.display());
+        let postfix = Daemon::start(&format!("{run} start-fg"), &format!("{run} stop"));
         until(&folder, "Postfix answers", || TcpStream::connect(server).is_ok()).await;
         Self { postfix, dovecot, server, folder }
     }
@@ -78,14 +84,14 @@ impl Subject for PostfixDovecot {
 }
 
 /// Ends when it is dropped, and when we are killed.
-struct Daemon(Child);
+pub(crate) struct Daemon(pub(crate) Child);
 
 /// $1 starts it in the foreground, $2 stops it.
 const UNTIL_INPUT_CLOSES: &str =
     "trap '' INT; sh -c \"exec $1\" </dev/null & pid=$!; cat >/dev/null; sh -c \"$2\"; wait $pid";
 
 impl Daemon {
-    fn start(start: &str, stop: &str) -> Self {
+    pub(crate) fn start(start: &str, stop: &str) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", UNTIL_INPUT_CLOSES, "sh", start, stop]);
         // Postfix says more than anybody wants to know; its log has it too.
@@ -101,14 +107,14 @@ impl Drop for Daemon {
     }
 }
 
-fn command(program: &str, options: &[&str], files: &[&Path]) {
+pub(crate) fn command(program: &str, options: &[&str], files: &[&Path]) {
     let status = Command::new(program).args(options).args(files).status();
     assert!(status.is_ok_and(|s| s.success()), "{program} {options:?} {files:?} failed");
 }
 
 /// The file of Dovecot's configuration.
-fn dovecot(folder: &Path, lmtp: &Path) -> PathBuf {
-    let version = Command::new("/usr/sbin/dovecot").arg("--version").output().unwrap().stdout;
+fn dovecot_config(program: &Path, folder: &Path, lmtp: &Path) -> PathBuf {
+    let version = Command::new(program).arg("--version").output().unwrap().stdout;
     let version = String::from_utf8_lossy(&version).into_owned();
     assert!(version.starts_with("2.3."), "the configuration here is for Dovecot 2.3, this is {version}");
     let mail = folder.join("mail");
@@ -150,7 +156,7 @@ service lmtp {{
 }
 
 /// The directory of Postfix's configuration.
-fn postfix(folder: &Path, server: SocketAddr, lmtp: &Path) -> PathBuf {
+fn postfix_config(folder: &Path, server: SocketAddr, lmtp: &Path) -> PathBuf {
     let config = folder.join("postfix");
     let data = folder.join("postfix-data");
     for directory in [&config, &data, &folder.join("postfix-queue")] {
@@ -190,7 +196,7 @@ smtpd_recipient_restrictions = reject_unauth_destination
 }
 
 /// The rest of Debian's master.cf, without chroot, and with postlogd instead of a syslog.
-const SERVICES: &str = "\
+pub(crate) const SERVICES: &str = "\
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr

@@ -7,7 +7,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use tests::bench::{Measure, Run, Size, Subject, mail::Text, measure, packages, peer, report, subject};
+use tests::bench::{Measure, Run, Size, Subject, mail::Text, measure, peer, report, subject};
 
 const SIZES: [Size; 3] =
     [Size { bytes: 1_000, count: 3_000 }, Size { bytes: 10_000, count: 2_000 }, Size { bytes: 100_000, count: 500 }];
@@ -51,9 +51,6 @@ async fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::FAILURE;
     };
-    if options.peer {
-        packages::ensure();
-    }
     let run = Run { text: Arc::new(Text::generate()), sessions: options.sessions };
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
     if options.peer {

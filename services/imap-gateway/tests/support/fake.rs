@@ -24,6 +24,11 @@ pub struct Fake {
     /// Contents that an Append has handed over whole.
     pub appended: Arc<AtomicUsize>,
     wakes: watch::Sender<u32>,
+    annotations: Arc<Mutex<Vec<(String, Annotation)>>>,
+    /// Bytes that one Append may bring; 0 means any number.
+    pub quota: Arc<AtomicUsize>,
+    /// Whether messages are \\Recent; most dialogues are about other things.
+    pub tells_recent: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
@@ -36,6 +41,7 @@ struct Stored {
     modseq: u64,
     messages: Vec<Row>,
     expunged: Vec<(u64, u32)>,
+    recent_uid: u32,
 }
 
 #[derive(Clone)]
@@ -54,6 +60,9 @@ impl Default for Fake {
             down: Arc::default(),
             appended: Arc::default(),
             wakes: watch::Sender::new(0),
+            annotations: Arc::default(),
+            quota: Arc::default(),
+            tells_recent: Arc::default(),
         };
         for (name, special_use) in [("INBOX", ""), ("Sent", "\\Sent"), ("Trash", "\\Trash")] {
             fake.make(name, special_use);
@@ -75,6 +84,7 @@ impl Fake {
             modseq: 1,
             messages: vec![],
             expunged: vec![],
+            recent_uid: 1,
         });
     }
 
@@ -140,7 +150,17 @@ impl Stored {
             unseen: self.messages.iter().filter(|m| m.flags.system & 1 == 0).count() as u32,
             size: self.messages.iter().map(|m| m.raw.len() as u64).sum(),
             deleted: self.messages.iter().filter(|m| m.flags.system & 8 != 0).count() as u32,
+            recent: self.messages.iter().filter(|m| m.uid >= self.recent_uid).count() as u32,
+            deleted_size: 0,
         }
+    }
+
+    fn first_recent(&mut self, claim: bool) -> u32 {
+        let first = if self.recent_uid < self.uid_next { self.recent_uid } else { 0 };
+        if claim {
+            self.recent_uid = self.uid_next;
+        }
+        first
     }
 }
 
@@ -154,6 +174,10 @@ impl Row {
             internal_date_ms: self.date,
             ..Message::default()
         }
+    }
+
+    fn is_large(&self, request: &FetchRequest) -> bool {
+        request.body_limit > 0 && self.raw.len() > request.body_limit as usize
     }
 
     fn with_content(&self, request: &FetchRequest) -> Message {
@@ -173,9 +197,14 @@ impl Row {
                 body: imap::structure::body_text(&parsed).into(),
                 bodystructure: imap::structure::bodystructure_text(&parsed).into(),
                 parts: parsed.spans().into_iter().map(part).collect(),
+                preview: Some(message::preview(&parsed, &self.raw)),
+                thread_id: message::thread_root(header).map(|r| r.len().to_string()).unwrap_or_default(),
             }),
+            email_id: if request.object_ids { format!("{:x}", self.raw.len()) } else { String::new() },
+            save_date_ms: if request.object_ids { 1000 } else { 0 },
+            body_omitted: request.body && self.is_large(request),
             header: if request.header { header.to_vec().into() } else { Default::default() },
-            body: if request.body { body.to_vec().into() } else { Default::default() },
+            body: if request.body && !self.is_large(request) { body.to_vec().into() } else { Default::default() },
             ..self.message()
         }
     }
@@ -255,8 +284,11 @@ impl Mailboxes for Fake {
 
     async fn select(&self, request: Request<SelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
         let mut boxes = self.boxes()?;
-        let mailbox = named(&mut boxes, &request.into_inner().name)?;
+        let request = request.into_inner();
+        let mailbox = named(&mut boxes, &request.name)?;
+        let first_recent = if self.tells_recent.load(Ordering::Relaxed) { mailbox.first_recent(request.claim_recent) } else { 0 };
         let answer = SelectResponse {
+            first_recent,
             state: Some(mailbox.state()),
             uids: mailbox.messages.iter().map(|m| m.uid).collect(),
             ..SelectResponse::default()
@@ -280,8 +312,10 @@ impl Mailboxes for Fake {
         let mut boxes = self.boxes()?;
         let mailbox = by_id(&mut boxes, request.mailbox_id)?;
         let since = request.since_modseq;
+        let first_recent = if self.tells_recent.load(Ordering::Relaxed) { mailbox.first_recent(request.claim_recent) } else { 0 };
         Ok(Response::new(ChangesResponse {
             state: Some(mailbox.state()),
+            first_recent,
             messages: mailbox.messages.iter().filter(|m| m.modseq > since).map(Row::message).collect(),
             vanished: singles(mailbox.expunged.iter().filter(|(m, _)| *m > since).map(|(_, uid)| *uid)),
         }))
@@ -349,20 +383,80 @@ impl Mailboxes for Fake {
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<AppendResponse>, Status> {
         let mut stream = request.into_inner();
-        let mut target = None;
-        let mut raw = Vec::new();
+        let mut messages: Vec<(AppendTarget, Vec<u8>)> = Vec::new();
         while let Some(request) = stream.message().await? {
-            target = target.or(request.target);
+            messages.extend(request.target.map(|target| (target, Vec::new())));
+            let (_, raw) = messages.last_mut().ok_or_else(|| Status::invalid_argument("no target"))?;
             raw.extend_from_slice(&request.content);
         }
         self.appended.fetch_add(1, Ordering::Relaxed);
-        let target = target.ok_or_else(|| Status::invalid_argument("no target"))?;
+        let limit = self.quota.load(Ordering::Relaxed);
+        if limit > 0 && messages.iter().map(|(_, raw)| raw.len()).sum::<usize>() > limit {
+            return Err(Status::permission_denied("quota exceeded"));
+        }
         let mut boxes = self.boxes()?;
-        let mailbox = named(&mut boxes, &target.mailbox)?;
-        let uid = mailbox.add(raw, target.flags.unwrap_or_default(), target.internal_date_ms);
+        let name = messages[0].0.mailbox.clone();
+        let replaces = messages[0].0.replaces;
+        let mailbox = named(&mut boxes, &name)?;
+        let add = |(target, raw): (AppendTarget, Vec<u8>)| {
+            mailbox.add(raw, target.flags.unwrap_or_default(), target.internal_date_ms)
+        };
+        let uids: Vec<u32> = messages.into_iter().map(add).collect();
+        let mut highest_modseq = 0;
+        if let Some(replaced) = replaces {
+            let mailbox = by_id(&mut boxes, replaced.mailbox_id)?;
+            mailbox.take(|row| row.uid == replaced.uid);
+            highest_modseq = mailbox.modseq;
+        }
         drop(boxes);
         self.wake();
-        Ok(Response::new(AppendResponse { uid_validity: 7, uid }))
+        Ok(Response::new(AppendResponse { uid_validity: 7, uid: uids[0], uids, highest_modseq }))
+    }
+
+    type ContentStream = Answers<ContentResponse>;
+
+    async fn content(&self, request: Request<ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
+        let request = request.into_inner();
+        let mut boxes = self.boxes()?;
+        let row = by_id(&mut boxes, request.mailbox_id)?.messages.iter().find(|m| m.uid == request.uid);
+        let raw = &row.ok_or_else(|| Status::not_found("no such message"))?.raw;
+        let end = request.end.min(raw.len() as u64) as usize;
+        let octets = raw.get(request.start as usize..end).unwrap_or_default();
+        Ok(answers(octets.chunks(100_000).map(|c| ContentResponse { chunk: c.to_vec().into() }).collect()))
+    }
+
+    async fn quota(&self, _: Request<QuotaRequest>) -> Result<Response<QuotaResponse>, Status> {
+        let used_bytes = self.boxes()?.iter().map(|b| b.state().size).sum();
+        let limit_bytes = self.quota.load(Ordering::Relaxed) as u64;
+        Ok(Response::new(QuotaResponse { used_bytes, limit_bytes, ..QuotaResponse::default() }))
+    }
+
+    async fn get_metadata(
+        &self,
+        request: Request<GetMetadataRequest>,
+    ) -> Result<Response<GetMetadataResponse>, Status> {
+        let name = request.into_inner().mailbox;
+        let all = self.annotations.lock().map_err(|_| Status::internal("poisoned"))?;
+        let entries = all.iter().filter(|(mailbox, _)| *mailbox == name).map(|(_, e)| e.clone()).collect();
+        Ok(Response::new(GetMetadataResponse { entries }))
+    }
+
+    async fn set_metadata(
+        &self,
+        request: Request<SetMetadataRequest>,
+    ) -> Result<Response<SetMetadataResponse>, Status> {
+        let request = request.into_inner();
+        let mut all = self.annotations.lock().map_err(|_| Status::internal("poisoned"))?;
+        for entry in request.entries {
+            if entry.value.as_ref().is_some_and(|v| v.len() > 1000) {
+                return Err(Status::out_of_range("too large"));
+            }
+            all.retain(|(mailbox, e)| *mailbox != request.mailbox || e.name != entry.name);
+            if entry.value.is_some() {
+                all.push((request.mailbox.clone(), entry));
+            }
+        }
+        Ok(Response::new(SetMetadataResponse {}))
     }
 
     type WatchStream = Answers<WatchResponse>;
@@ -381,6 +475,16 @@ impl Mailboxes for Fake {
         &self,
         _: Request<UnlockMaildropRequest>,
     ) -> Result<Response<UnlockMaildropResponse>, Status> {
+        Err(Status::unimplemented("POP3"))
+    }
+
+    type ListMaildropStream = Answers<ListMaildropResponse>;
+
+    async fn list_maildrop(&self, _: Request<ListMaildropRequest>) -> Result<Response<Self::ListMaildropStream>, Status> {
+        Err(Status::unimplemented("POP3"))
+    }
+
+    async fn update_maildrop(&self, _: Request<UpdateMaildropRequest>) -> Result<Response<UpdateMaildropResponse>, Status> {
         Err(Status::unimplemented("POP3"))
     }
 }
@@ -410,7 +514,7 @@ impl Directory for Fake {
                 let step = if !request.has_response {
                     Step::Challenge(Default::default())
                 } else if request.response.as_ref() == b"\0bob\0secret" {
-                    Step::Success(directory::Account { account_id: 1, address: "bob@example.com".into() })
+                    Step::Success(directory::Account { account_id: 1, address: "bob@example.com".into(), ..Default::default() })
                 } else {
                     Step::Failure("authentication failed".into())
                 };

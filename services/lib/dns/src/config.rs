@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// Which name servers are asked, and how patiently.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -12,10 +12,12 @@ pub struct Config {
     pub attempts: usize,
     /// Answers kept in memory, for as long as their TTL says.
     pub cache_size: u64,
+    /// File of DNSKEY records that DNSSEC signatures must lead to; unset: the root's.
+    pub trust_anchor: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { server: None, timeout_ms: 3_000, attempts: 2, cache_size: 10_000 }
+        Self { server: None, timeout_ms: 3_000, attempts: 2, cache_size: 10_000, trust_anchor: None }
     }
 }

@@ -17,6 +17,9 @@ pub enum LookupError {
     /// zones says so for all others.
     #[error("name server refused to look up {name}")]
     Refused { name: String },
+    /// Transient: the zone is signed, this answer is not as it should be (RFC 4035 §4.3).
+    #[error("DNSSEC does not vouch for the answer about {name}")]
+    Bogus { name: String },
     /// Permanent: NXDOMAIN (RFC 8020).
     #[error("{name} does not exist in the DNS")]
     NoSuchName { name: String },
@@ -31,7 +34,7 @@ pub enum LookupError {
 impl LookupError {
     /// Whether the same question may be answered later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Refused { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Refused { .. } | Self::Bogus { .. })
     }
 
     pub(crate) fn from_net(name: &str, kind: &'static str, source: NetError) -> Self {

@@ -8,8 +8,15 @@ mod config;
 mod error;
 pub mod mx;
 mod resolver;
+mod secure;
 
 pub use config::Config;
 pub use error::LookupError;
 pub use hickory_resolver::TokioResolver;
 pub use resolver::{BuildError, Resolver};
+pub use secure::{Answer, SecureResolver, Tlsa};
+
+/// A name in the form the DNS knows (RFC 5890 A-labels), in lower case; none when it has no such.
+pub fn to_ascii(name: &str) -> Option<String> {
+    idna::domain_to_ascii(name).ok().filter(|ascii| !ascii.is_empty())
+}

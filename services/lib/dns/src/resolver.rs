@@ -5,7 +5,10 @@ use hickory_resolver::{
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
     lookup::Lookup,
     net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::{Name, RData, RecordType},
+    proto::{
+        dnssec::TrustAnchors,
+        rr::{Name, RData, RecordType},
+    },
 };
 
 use crate::{Config, LookupError, mx::Mx};
@@ -17,6 +20,8 @@ pub enum BuildError {
     System(#[source] NetError),
     #[error("the resolver cannot be built")]
     Resolver(#[source] NetError),
+    #[error("trust anchors in {file}: {words}")]
+    TrustAnchor { file: String, words: String },
     #[error("TLS for the resolver cannot be set up")]
     Tls(#[from] rustls::Error),
 }
@@ -28,36 +33,7 @@ pub struct Resolver(TokioResolver);
 impl Resolver {
     /// Builds the resolver; asks nothing yet. Must run inside a tokio runtime.
     pub fn new(config: &Config) -> Result<Self, BuildError> {
-        let mut builder = match config.server {
-            Some(server) => {
-                let on_port = |mut connection: ConnectionConfig| {
-                    connection.port = server.port();
-                    connection
-                };
-                let connections = vec![on_port(ConnectionConfig::udp()), on_port(ConnectionConfig::tcp())];
-                let only = NameServerConfig::new(server.ip(), true, connections);
-                let servers = ResolverConfig::from_name_servers(vec![only]);
-                TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
-            }
-            None => TokioResolver::builder_tokio().map_err(BuildError::System)?,
-        };
-        let options = builder.options_mut();
-        options.timeout = Duration::from_millis(config.timeout_ms.max(1));
-        options.attempts = config.attempts.max(1);
-        options.cache_size = config.cache_size;
-        options.edns0 = true;
-        options.try_tcp_on_error = true;
-        options.max_active_requests = 512;
-        // A name that just got its record is seen within a minute.
-        options.negative_max_ttl = Some(Duration::from_secs(60));
-        if config.server.is_some() {
-            // "The only one asked" leaves no room for /etc/hosts.
-            options.use_hosts_file = ResolveHosts::Never;
-        }
-        // Explicit roots: hickory's platform verifier wants CA files even for plain UDP, and an
-        // image on an empty base has none.
-        let built = builder.with_tls_config(tls_config()?).build().map_err(BuildError::Resolver)?;
-        Ok(Self(built))
+        build(config, None).map(Self)
     }
 
     /// For libraries that bring their own record types (mail-auth).
@@ -117,14 +93,54 @@ impl Resolver {
     }
 
     async fn lookup(&self, name: &str, record: RecordType, kind: &'static str) -> Result<Lookup, LookupError> {
-        // Absolute, so that no search list of /etc/resolv.conf is tried.
-        let mut absolute = Name::from_utf8(name).map_err(|_| LookupError::InvalidName { name: name.to_owned() })?;
-        absolute.set_fqdn(true);
-        self.0.lookup(absolute, record).await.map_err(|source| LookupError::from_net(name, kind, source))
+        self.0.lookup(absolute(name)?, record).await.map_err(|source| LookupError::from_net(name, kind, source))
     }
 }
 
-fn mx_records(answer: &Lookup) -> Vec<Mx> {
+/// With trust anchors, answers are validated (RFC 4035).
+pub(crate) fn build(config: &Config, anchors: Option<Arc<TrustAnchors>>) -> Result<TokioResolver, BuildError> {
+    let mut builder = match config.server {
+        Some(server) => {
+            let on_port = |mut connection: ConnectionConfig| {
+                connection.port = server.port();
+                connection
+            };
+            let connections = vec![on_port(ConnectionConfig::udp()), on_port(ConnectionConfig::tcp())];
+            let only = NameServerConfig::new(server.ip(), true, connections);
+            let servers = ResolverConfig::from_name_servers(vec![only]);
+            TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
+        }
+        None => TokioResolver::builder_tokio().map_err(BuildError::System)?,
+    };
+    let options = builder.options_mut();
+    options.timeout = Duration::from_millis(config.timeout_ms.max(1));
+    options.attempts = config.attempts.max(1);
+    options.cache_size = config.cache_size;
+    options.edns0 = true;
+    options.try_tcp_on_error = true;
+    options.max_active_requests = 512;
+    // A name that just got its record is seen within a minute.
+    options.negative_max_ttl = Some(Duration::from_secs(60));
+    if config.server.is_some() || anchors.is_some() {
+        // "The only one asked" leaves no room for /etc/hosts, and nobody signs that.
+        options.use_hosts_file = ResolveHosts::Never;
+    }
+    if let Some(anchors) = anchors {
+        builder = builder.with_trust_anchor(anchors);
+    }
+    // Explicit roots: hickory's platform verifier wants CA files even for plain UDP, and an
+    // image on an empty base has none.
+    builder.with_tls_config(tls_config()?).build().map_err(BuildError::Resolver)
+}
+
+/// Absolute, so that no search list of /etc/resolv.conf is tried.
+pub(crate) fn absolute(name: &str) -> Result<Name, LookupError> {
+    let mut absolute = Name::from_utf8(name).map_err(|_| LookupError::InvalidName { name: name.to_owned() })?;
+    absolute.set_fqdn(true);
+    Ok(absolute)
+}
+
+pub(crate) fn mx_records(answer: &Lookup) -> Vec<Mx> {
     answer
         .answers()
         .iter()

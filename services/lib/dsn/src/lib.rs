@@ -9,6 +9,6 @@ mod identity;
 mod report;
 mod returned;
 
-pub use identity::{report_id, wants_failure};
+pub use identity::{report_id, report_id_of, wants_delay, wants_failure, wants_success};
 pub use report::{Action, RecipientReport, Report};
 pub use returned::{Returned, header_section};

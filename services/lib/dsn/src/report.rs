@@ -3,20 +3,26 @@ use crate::{
     returned::{Part, Returned, part},
 };
 
-/// What became of a recipient (RFC 3464 §2.3.3); we relay and expand silently.
+/// What became of a recipient (RFC 3464 §2.3.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// No further attempt will be made.
     Failed,
     /// Still being tried, see [`RecipientReport::will_retry_until`].
     Delayed,
+    /// In the mailbox.
+    Delivered,
+    /// Passed on to a host that reports nothing itself (RFC 3461 §5.2.2).
+    Relayed,
 }
 
 impl Action {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Failed => "failed",
             Self::Delayed => "delayed",
+            Self::Delivered => "delivered",
+            Self::Relayed => "relayed",
         }
     }
 }
@@ -75,8 +81,11 @@ impl Report<'_> {
         let host = one_line(&self.reporting_mta);
         push(&mut head, "From", &format!("Mail Delivery System <MAILER-DAEMON@{host}>"));
         push(&mut head, "To", &format!("<{}>", self.to));
-        let subject =
-            if self.is_delay() { "Delivery of your message is delayed" } else { "Your message could not be delivered" };
+        let subject = match self.tone() {
+            Tone::Failure => "Your message could not be delivered",
+            Tone::Delay => "Delivery of your message is delayed",
+            Tone::Success => "Your message was delivered",
+        };
         push(&mut head, "Subject", subject);
         push(&mut head, "Date", &self.date);
         push(&mut head, "Message-ID", &format!("<{}>", self.message_id.trim_matches(['<', '>'])));
@@ -107,9 +116,22 @@ impl Report<'_> {
         append_returned(head.into_bytes(), &returned, &boundary)
     }
 
-    fn is_delay(&self) -> bool {
-        self.recipients.iter().all(|r| r.action == Action::Delayed)
+    /// The worst of its news.
+    fn tone(&self) -> Tone {
+        let tone = |r: &RecipientReport| match r.action {
+            Action::Failed => Tone::Failure,
+            Action::Delayed => Tone::Delay,
+            Action::Delivered | Action::Relayed => Tone::Success,
+        };
+        self.recipients.iter().map(tone).max().unwrap_or(Tone::Failure)
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Tone {
+    Success,
+    Delay,
+    Failure,
 }
 
 fn append_returned(mut out: Vec<u8>, returned: &Part, boundary: &str) -> Vec<u8> {
@@ -129,12 +151,20 @@ fn append_returned(mut out: Vec<u8>, returned: &Part, boundary: &str) -> Vec<u8>
 /// What a human reads first (RFC 6522 §3): which recipients, and why, in the peer's words.
 fn human_text(report: &Report<'_>) -> String {
     let mut text = format!("This is the mail system at {}.\r\n\r\n", one_line(&report.reporting_mta));
-    text.push_str(if report.is_delay() {
-        "Your message could not be delivered yet to the recipients below.\r\n\
-         Delivery will be tried again; you need not send it again.\r\n"
-    } else {
-        "Your message could not be delivered to the recipients below.\r\n\
-         No further attempt will be made for them.\r\n"
+    text.push_str(match report.tone() {
+        Tone::Delay => {
+            "Your message could not be delivered yet to the recipients below.\r\n\
+             Delivery will be tried again; you need not send it again.\r\n"
+        }
+        Tone::Failure => {
+            "Your message could not be delivered to the recipients below.\r\n\
+             No further attempt will be made for them.\r\n"
+        }
+        Tone::Success => {
+            "Your message was delivered to the recipients below, as far as this\r\n\
+             mail system can tell. Those marked as relayed went on to a host that\r\n\
+             may not report further.\r\n"
+        }
     });
     for recipient in &report.recipients {
         text.push_str("\r\n");

@@ -1,6 +1,6 @@
 //! What a client can ask for.
 
-use crate::{Flags, Section, SequenceSet, search::Key};
+use crate::{Flags, Section, SequenceSet, search::Key, sort::Criterion, thread::Algorithm};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
@@ -34,6 +34,8 @@ pub enum CommandBody {
         mailbox: String,
         read_only: bool,
         condstore: bool,
+        /// What the client knows from an earlier session (RFC 7162 §3.2.5).
+        qresync: Option<Qresync>,
     },
     /// With the special use of RFC 6154 §3, such as `\Sent`.
     Create {
@@ -63,11 +65,25 @@ pub enum CommandBody {
     Expunge(Option<SequenceSet>),
     Idle,
     Search(SearchCommand),
+    /// SORT (RFC 5256 §3); ESORT (RFC 5267 §3) when the search has RETURN.
+    Sort {
+        criteria: Vec<Criterion>,
+        search: SearchCommand,
+    },
+    /// THREAD (RFC 5256 §3).
+    Thread {
+        algorithm: Algorithm,
+        search: SearchCommand,
+    },
     Fetch {
         uid: bool,
         set: SequenceSet,
         items: Vec<FetchItem>,
         changed_since: Option<u64>,
+        /// VANISHED with CHANGEDSINCE (RFC 7162 §3.2.6).
+        vanished: bool,
+        /// RFC 9394 §3.4.
+        partial: Option<Partial>,
     },
     Store {
         uid: bool,
@@ -76,6 +92,20 @@ pub enum CommandBody {
         mode: StoreMode,
         silent: bool,
         flags: Flags,
+    },
+    /// COMPRESS DEFLATE (RFC 4978).
+    Compress,
+    /// RFC 8437.
+    Unauthenticate,
+    /// RFC 9208 §4.1.1, §4.1.2.
+    GetQuota(String),
+    GetQuotaRoot(String),
+    /// RFC 5464 §4.2. An empty mailbox stands for the server.
+    GetMetadata(MetadataRequest),
+    /// RFC 5464 §4.3: names in lower case, NIL removes.
+    SetMetadata {
+        mailbox: String,
+        entries: Vec<(String, Option<Vec<u8>>)>,
     },
     /// COPY, or MOVE (RFC 6851) when `remove`.
     Copy {
@@ -115,6 +145,14 @@ impl CommandBody {
             Self::Expunge(_) => "EXPUNGE",
             Self::Idle => "IDLE",
             Self::Search(_) => "SEARCH",
+            Self::Sort { .. } => "SORT",
+            Self::Thread { .. } => "THREAD",
+            Self::Compress => "COMPRESS",
+            Self::Unauthenticate => "UNAUTHENTICATE",
+            Self::GetQuota(_) => "GETQUOTA",
+            Self::GetQuotaRoot(_) => "GETQUOTAROOT",
+            Self::GetMetadata(_) => "GETMETADATA",
+            Self::SetMetadata { .. } => "SETMETADATA",
             Self::Fetch { .. } => "FETCH",
             Self::Store { .. } => "STORE",
             Self::Copy { remove: false, .. } => "COPY",
@@ -123,14 +161,72 @@ impl CommandBody {
     }
 }
 
-/// APPEND up to the message itself, which the framer hands on in pieces.
+/// APPEND or REPLACE up to the first message itself, which the framer hands on in pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppendHead {
     pub tag: String,
     pub mailbox: String,
+    /// The message that a REPLACE is about (RFC 8508), and whether by its UID.
+    pub replaces: Option<(SequenceSet, bool)>,
+    pub message: AppendItem,
+}
+
+/// What is said of one message to be appended; MULTIAPPEND (RFC 3502) has several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AppendItem {
     pub flags: Flags,
     /// Milliseconds since 1970.
     pub internal_date_ms: Option<i64>,
+    /// `UTF8 (~{n}`: the message is in parentheses (RFC 6855 §4).
+    pub utf8: bool,
+}
+
+/// QRESYNC's parameters (RFC 7162 §3.2.5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Qresync {
+    pub uid_validity: u32,
+    pub modseq: u64,
+    /// UIDs that the client has; `None` means that it cannot say.
+    pub known: Option<SequenceSet>,
+    /// Sequence numbers and UIDs that match, pair by pair, for servers that forget what vanished.
+    pub sample: Option<(SequenceSet, SequenceSet)>,
+}
+
+/// A window of results: from the first on, or backwards from the last when `from_end`
+/// (RFC 9394 §3.1). 1 is the first; `low` ≤ `high`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partial {
+    pub low: u32,
+    pub high: u32,
+    pub from_end: bool,
+}
+
+impl Partial {
+    /// The part of `all` that lies in the window.
+    pub fn of<T>(self, all: &[T]) -> &[T] {
+        let (low, high) = ((self.low as usize).saturating_sub(1).min(all.len()), (self.high as usize).min(all.len()));
+        let (from, to) = if self.from_end { (all.len() - high, all.len() - low) } else { (low, high) };
+        all.get(from..to).unwrap_or_default()
+    }
+}
+
+/// `1:10` or `-1:-10`, as the client wrote it but for the order of the ends.
+impl std::fmt::Display for Partial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = if self.from_end { "-" } else { "" };
+        write!(f, "{sign}{}:{sign}{}", self.low, self.high)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataRequest {
+    pub mailbox: String,
+    /// Larger values are left out.
+    pub max_size: Option<u64>,
+    /// Levels below an entry that are told too; `None` is infinity.
+    pub depth: Option<u32>,
+    /// In lower case.
+    pub entries: Vec<String>,
 }
 
 /// LIST with the options of RFC 5258 (RFC 9051 §6.3.9).
@@ -170,6 +266,12 @@ pub enum StatusItem {
     Deleted,
     Size,
     HighestModSeq,
+    /// RFC 8474 §4.3.
+    MailboxId,
+    /// RFC 9208 §5.1.
+    DeletedStorage,
+    /// RFC 7889 §4.
+    AppendLimit,
 }
 
 impl StatusItem {
@@ -183,10 +285,13 @@ impl StatusItem {
             Self::Deleted => "DELETED",
             Self::Size => "SIZE",
             Self::HighestModSeq => "HIGHESTMODSEQ",
+            Self::MailboxId => "MAILBOXID",
+            Self::DeletedStorage => "DELETED-STORAGE",
+            Self::AppendLimit => "APPENDLIMIT",
         }
     }
 
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Messages,
         Self::Recent,
         Self::UidNext,
@@ -195,6 +300,9 @@ impl StatusItem {
         Self::Deleted,
         Self::Size,
         Self::HighestModSeq,
+        Self::MailboxId,
+        Self::DeletedStorage,
+        Self::AppendLimit,
     ];
 }
 
@@ -203,7 +311,7 @@ pub struct SearchCommand {
     pub uid: bool,
     /// `None` for a SEARCH without RETURN.
     pub returns: Option<SearchReturn>,
-    /// In capitals; anything but US-ASCII and UTF-8 is answered with BADCHARSET.
+    /// As the client named it; one that nobody knows is answered with BADCHARSET.
     pub charset: Option<String>,
     pub key: Key,
 }
@@ -216,6 +324,8 @@ pub struct SearchReturn {
     pub all: bool,
     pub count: bool,
     pub save: bool,
+    /// RFC 9394 §3.1.
+    pub partial: Option<Partial>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,6 +348,13 @@ pub enum FetchItem {
         partial: Option<(u32, u32)>,
     },
     BinarySize(Vec<u32>),
+    /// RFC 8474 §5.
+    EmailId,
+    ThreadId,
+    /// RFC 8514 §4.2.
+    SaveDate,
+    /// RFC 8970; LAZY is no different, because it is stored.
+    Preview,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,6 +18,8 @@ impl Flags {
     pub const FLAGGED: u32 = 4;
     pub const DELETED: u32 = 8;
     pub const DRAFT: u32 = 16;
+    /// Told by the server alone (RFC 3501 §2.3.2).
+    pub const RECENT: u32 = 32;
 
     pub(crate) const NAMES: [(u32, &'static str); 5] = [
         (Self::ANSWERED, "\\Answered"),
@@ -39,6 +41,7 @@ impl Flags {
     /// `(\Seen $Forwarded)`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let system = Self::NAMES.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| *name);
+        let system = system.chain(self.has(Self::RECENT).then_some("\\Recent"));
         out.push(b'(');
         for (i, name) in system.chain(self.keywords.iter().map(String::as_str)).enumerate() {
             if i > 0 {

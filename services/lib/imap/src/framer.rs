@@ -5,9 +5,9 @@
 //! when its size is announced, so that it costs nothing.
 
 use crate::{
-    command::AppendHead,
+    command::{AppendHead, AppendItem},
     cursor::Names,
-    parser::{ParseError, parse_append_head, tag_of},
+    parser::{ParseError, parse_append_head, parse_append_next, tag_of},
 };
 
 /// Octets of one command with its literals, without an appended message.
@@ -32,6 +32,8 @@ pub enum Framed {
     Append { head: AppendHead, size: u64, sync: bool },
     /// Octets of the accepted message, in order.
     Data(Vec<u8>),
+    /// The message is whole and another one follows (MULTIAPPEND); answer as for `Append`.
+    AppendNext { message: AppendItem, size: u64, sync: bool },
     /// The APPEND is over; `Err` when something other than the line end followed the message.
     AppendEnd(Result<(), ParseError>),
     /// A command over the bounds was dropped: answer its tag with BAD.
@@ -55,6 +57,8 @@ pub struct Framer {
     command: Vec<u8>,
     state: State,
     names: Names,
+    /// The message that comes is in parentheses (RFC 6855 §4).
+    in_parentheses: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +97,24 @@ impl Framer {
 
     pub fn names(&self) -> Names {
         self.names
+    }
+
+    /// What was fed and is not used yet: it is in another form from here on (RFC 4978 §3).
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        let rest = self.pending().to_vec();
+        self.consume(rest.len());
+        rest
+    }
+
+    /// Gives back the memory of earlier commands, for a session that waits.
+    pub fn rest(&mut self) {
+        if self.pending().is_empty() {
+            self.consume(0);
+            self.input = Vec::new();
+        }
+        if self.command.is_empty() {
+            self.command = Vec::new();
+        }
     }
 
     /// Throws away what came before TLS: anybody could have put it there (RFC 9051 §11.1).
@@ -212,6 +234,7 @@ impl Framer {
         head.extend_from_slice(text);
         if let Ok(head) = parse_append_head(&head, self.names) {
             self.command.clear();
+            self.in_parentheses = head.message.utf8;
             self.state = State::Offered { size: literal.size, sync: literal.sync };
             return Some(Framed::Append { head, size: literal.size, sync: literal.sync });
         }
@@ -231,13 +254,29 @@ impl Framer {
     }
 
     fn message_tail(&mut self, line: &[u8]) -> Framed {
-        self.state = match literal_at_end(line) {
+        let wrong = |text| Framed::AppendEnd(Err(ParseError { tag: None, text }));
+        let rest = if self.in_parentheses { line.strip_prefix(b")") } else { Some(line) };
+        let literal = literal_at_end(line);
+        if let (Some(b""), None) = (rest, literal) {
+            self.state = State::Line;
+            return Framed::AppendEnd(Ok(()));
+        }
+        let next = literal.zip(rest).and_then(|(literal, rest)| {
+            let text = rest.get(..literal.at.checked_sub(line.len() - rest.len())?)?;
+            let message = parse_append_next(text.strip_suffix(b"~").unwrap_or(text), self.names).ok()?;
+            Some((message, literal))
+        });
+        if let Some((message, Literal { size, sync, .. })) = next {
+            self.in_parentheses = message.utf8;
+            self.state = State::Offered { size, sync };
+            return Framed::AppendNext { message, size, sync };
+        }
+        self.state = match literal {
             Some(Literal { size, sync: false, .. }) if size > MAX_SKIPPED_MESSAGE => return Framed::Fatal,
             Some(Literal { size, sync: false, .. }) => State::Skip(size),
             _ => State::Line,
         };
-        let wrong = ParseError { tag: None, text: "one message at a time" };
-        Framed::AppendEnd(if line.is_empty() { Ok(()) } else { Err(wrong) })
+        wrong("unexpected text after the message")
     }
 
     fn give_up(&mut self, next: State) -> Framed {

@@ -18,7 +18,7 @@ fn found(input: &[u8], step: usize) -> Vec<Framed> {
                     return out;
                 }
                 event => {
-                    if matches!(event, Framed::Append { .. }) {
+                    if matches!(event, Framed::Append { .. } | Framed::AppendNext { .. }) {
                         framer.accept();
                     }
                     out.push(event);
@@ -51,8 +51,12 @@ fn a_message_is_handed_on() {
     let head = AppendHead {
         tag: "a".into(),
         mailbox: "Sent".into(),
-        flags: crate::Flags { system: crate::Flags::SEEN, keywords: vec![] },
-        internal_date_ms: Some(0),
+        replaces: None,
+        message: AppendItem {
+            flags: crate::Flags { system: crate::Flags::SEEN, keywords: vec![] },
+            internal_date_ms: Some(0),
+            utf8: false,
+        },
     };
     let input = b"a APPEND {4+}\r\nSent (\\Seen) \"01-Jan-1970 00:00:00 +0000\" {7}\r\nx: \r\n{9\r\nb NOOP\r\n";
     for step in [1, 5, 1000] {
@@ -66,9 +70,24 @@ fn a_message_is_handed_on() {
             ]
         );
     }
-    let more = found(b"a APPEND x ~{1+}\r\nA {3+}\r\nabc\r\nb NOOP\r\n", 4);
+    let more = found(b"a APPEND x ~{1+}\r\nA nonsense {3+}\r\nabc\r\nb NOOP\r\n", 4);
     assert!(matches!(more[0], Framed::Append { size: 1, sync: false, .. }));
     assert!(matches!(&more[2..], [Framed::AppendEnd(Err(_)), Framed::Command(c)] if c == b"b NOOP"));
+}
+
+#[test]
+fn several_messages_in_one_append() {
+    let input = b"a UID REPLACE 7 x UTF8 (~{1+}\r\nA) (\\Seen) {1+}\r\nB UTF8 (~{2}\r\nCC)\r\nb NOOP\r\n";
+    for step in [1, 6, 1000] {
+        let all = found(input, step);
+        let Framed::Append { head, .. } = &all[0] else { panic!("{all:?}") };
+        assert!(head.replaces.as_ref().is_some_and(|(_, uid)| *uid) && head.message.utf8);
+        assert!(matches!(&all[2], Framed::AppendNext { message, sync: false, .. } if message.flags.system == 1));
+        assert!(matches!(&all[4], Framed::AppendNext { message, size: 2, sync: true } if message.utf8));
+        assert_eq!(&all[6..], [Framed::AppendEnd(Ok(())), command("b NOOP")]);
+    }
+    let unclosed = found(b"a APPEND x UTF8 (~{1+}\r\nA\r\nb NOOP\r\n", 9);
+    assert!(matches!(&unclosed[2..], [Framed::AppendEnd(Err(_)), Framed::Command(_)]), "{unclosed:?}");
 }
 
 #[test]

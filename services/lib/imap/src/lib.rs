@@ -3,7 +3,10 @@
 //! - [`Framer`] cuts what a client sends into commands and appended messages, within bounds;
 //! - [`parse`] reads a command, with UIDPLUS (RFC 4315), MOVE (RFC 6851), CONDSTORE (RFC 7162),
 //!   ESEARCH (RFC 4731), SEARCHRES (RFC 5182), LIST-EXTENDED (RFC 5258), LIST-STATUS (RFC 5819),
-//!   SPECIAL-USE (RFC 6154), BINARY's FETCH (RFC 3516), ID, ENABLE, IDLE and NAMESPACE;
+//!   SPECIAL-USE (RFC 6154), BINARY's FETCH (RFC 3516), MULTIAPPEND (RFC 3502), REPLACE
+//!   (RFC 8508), SORT and THREAD (RFC 5256), PARTIAL (RFC 9394), METADATA (RFC 5464), QUOTA
+//!   (RFC 9208), ID, ENABLE, IDLE and NAMESPACE;
+//! - [`sort`] and [`thread`] put messages in order;
 //! - [`structure`], [`section`] and [`respond`] write what the server says;
 //! - [`View`] is the selected mailbox as this client knows it: sequence numbers are its matter;
 //! - [`search`] decides whether a message matches.
@@ -19,6 +22,7 @@ mod framer;
 pub mod list;
 mod mailbox_name;
 mod parse_fetch;
+mod parse_metadata;
 mod parse_search;
 mod parser;
 mod pattern;
@@ -26,12 +30,14 @@ pub mod respond;
 pub mod search;
 pub mod section;
 mod sequence;
+pub mod sort;
 pub mod structure;
+pub mod thread;
 mod view;
 
 pub use command::{
-    AppendHead, Command, CommandBody, FetchItem, ListCommand, ListReturn, ListSelect, SearchCommand, SearchReturn,
-    StatusItem, StoreMode,
+    AppendHead, AppendItem, Command, CommandBody, FetchItem, ListCommand, ListReturn, ListSelect, MetadataRequest,
+    Partial, Qresync, SearchCommand, SearchReturn, StatusItem, StoreMode,
 };
 pub use cursor::Names;
 pub use date::{internal_date, parse_internal_date};

@@ -45,7 +45,9 @@ pub fn list(command: &ListCommand, entries: &[Entry], utf8: bool, out: &mut Vec<
         let mut attributes = Vec::new();
         let exists = entry.is_some_and(|e| e.exists);
         if !exists {
+            // RFC 5258 §3.4: the second follows from the first, but older clients know only it.
             attributes.push("\\NonExistent");
+            attributes.push("\\Noselect");
         }
         attributes.push(if tree.has_children(name) { "\\HasChildren" } else { "\\HasNoChildren" });
         if subscribed && (select.subscribed || command.returns.subscribed) {
@@ -155,12 +157,12 @@ mod tests {
                 r#"LIST (\HasNoChildren) "/" "INBOX""#,
                 r#"LIST (\HasNoChildren \Drafts) "/" "Entw&APw-rfe""#,
                 r#"LIST (\HasNoChildren \Sent) "/" "Sent""#,
-                r#"LIST (\NonExistent \HasChildren) "/" "a""#,
-                r#"LIST (\NonExistent \HasChildren) "/" "a/b""#,
+                r#"LIST (\NonExistent \Noselect \HasChildren) "/" "a""#,
+                r#"LIST (\NonExistent \Noselect \HasChildren) "/" "a/b""#,
                 r#"LIST (\HasNoChildren) "/" "a/b/c""#,
             ]
         );
-        assert_eq!(ask("LIST a/ %"), [r#"LIST (\NonExistent \HasChildren) "/" "a/b""#]);
+        assert_eq!(ask("LIST a/ %"), [r#"LIST (\NonExistent \Noselect \HasChildren) "/" "a/b""#]);
         assert_eq!(ask("LIST \"\" inbox"), [r#"LIST (\HasNoChildren) "/" "INBOX""#]);
     }
 
@@ -175,8 +177,8 @@ mod tests {
             [
                 r#"LIST (\HasNoChildren \Subscribed) "/" "INBOX""#,
                 r#"LIST (\HasNoChildren \Subscribed \Sent) "/" "Sent""#,
-                r#"LIST (\NonExistent \HasChildren) "/" "a" ("CHILDINFO" ("SUBSCRIBED"))"#,
-                r#"LIST (\NonExistent \HasNoChildren \Subscribed) "/" "gone""#,
+                r#"LIST (\NonExistent \Noselect \HasChildren) "/" "a" ("CHILDINFO" ("SUBSCRIBED"))"#,
+                r#"LIST (\NonExistent \Noselect \HasNoChildren \Subscribed) "/" "gone""#,
             ]
         );
     }

@@ -1,8 +1,9 @@
 //! What FETCH asks for (RFC 9051 §6.4.5).
 
 use crate::{
-    command::FetchItem,
+    command::{FetchItem, Partial},
     cursor::{Cursor, Result},
+    parse_search::partial as range,
     section::{Section, SectionForm, SectionText},
 };
 
@@ -35,6 +36,33 @@ pub(crate) fn fetch_items(c: &mut Cursor<'_>) -> Result<Vec<FetchItem>> {
     Ok(items)
 }
 
+/// `(CHANGEDSINCE 5 VANISHED PARTIAL 1:100)` (RFC 7162 §3.1.4.1, §3.2.6, RFC 9394 §3.4), or nothing.
+pub(crate) fn fetch_modifiers(c: &mut Cursor<'_>, uid: bool) -> Result<(Option<u64>, bool, Option<Partial>)> {
+    let (mut changed_since, mut vanished, mut partial) = (None, false, None);
+    if !c.eat(b' ') {
+        return Ok((None, false, None));
+    }
+    c.list(|c| {
+        match c.word()?.as_str() {
+            "CHANGEDSINCE" => {
+                c.space()?;
+                changed_since = Some(c.number64()?);
+            }
+            "VANISHED" if uid => vanished = true,
+            "PARTIAL" if uid => {
+                c.space()?;
+                partial = Some(range(c)?);
+            }
+            _ => return Err("unknown FETCH modifier"),
+        }
+        Ok(())
+    })?;
+    if vanished && changed_since.is_none() {
+        return Err("VANISHED needs CHANGEDSINCE");
+    }
+    Ok((changed_since, vanished, partial))
+}
+
 fn item(c: &mut Cursor<'_>) -> Result<FetchItem> {
     let name = c.run(|b| b.is_ascii_alphanumeric() || b == b'.').to_ascii_uppercase();
     let with_section = c.peek() == Some(b'[');
@@ -47,6 +75,15 @@ fn item(c: &mut Cursor<'_>) -> Result<FetchItem> {
         (b"BODY", false) => FetchItem::Body,
         (b"BODYSTRUCTURE", false) => FetchItem::BodyStructure,
         (b"MODSEQ", false) => FetchItem::ModSeq,
+        (b"EMAILID", false) => FetchItem::EmailId,
+        (b"THREADID", false) => FetchItem::ThreadId,
+        (b"SAVEDATE", false) => FetchItem::SaveDate,
+        (b"PREVIEW", false) => {
+            if c.eat_word(" (") && !c.eat_word("LAZY)") {
+                return Err("LAZY expected");
+            }
+            FetchItem::Preview
+        }
         (b"RFC822", false) => old(SectionText::All, SectionForm::Rfc822, false),
         (b"RFC822.HEADER", false) => old(SectionText::Header, SectionForm::Rfc822Header, true),
         (b"RFC822.TEXT", false) => old(SectionText::Text, SectionForm::Rfc822Text, false),

@@ -3,12 +3,16 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{
-    command::{AppendHead, Command, CommandBody, ListCommand, ListReturn, ListSelect, StatusItem, StoreMode},
+    command::{
+        AppendHead, AppendItem, Command, CommandBody, ListCommand, ListReturn, ListSelect, Qresync, StatusItem,
+        StoreMode,
+    },
     cursor::{Cursor, Names, Result, is_atom_char},
     date::parse_internal_date,
     flags::Flags,
-    parse_fetch::fetch_items,
-    parse_search::search,
+    parse_fetch::{fetch_items, fetch_modifiers},
+    parse_metadata::{get_metadata, set_metadata},
+    parse_search::{search, sort, thread},
 };
 
 /// Longer patterns are no mailbox's.
@@ -34,7 +38,8 @@ pub fn parse(text: &[u8], names: Names) -> std::result::Result<Command, ParseErr
     }
 }
 
-/// Reads an APPEND up to its message (RFC 9051 §6.3.12); the literal's announcement is cut off.
+/// Reads an APPEND or a REPLACE up to its message (RFC 9051 §6.3.12, RFC 8508 §3); the literal's
+/// announcement is cut off.
 pub fn parse_append_head(text: &[u8], names: Names) -> std::result::Result<AppendHead, ParseError> {
     let mut cursor = Cursor::new(text, names);
     let tag = tag(&mut cursor).map_err(|text| ParseError { tag: None, text })?;
@@ -42,25 +47,47 @@ pub fn parse_append_head(text: &[u8], names: Names) -> std::result::Result<Appen
 }
 
 fn append_head(c: &mut Cursor<'_>, tag: String) -> Result<AppendHead> {
-    if c.word()? != "APPEND" {
-        return Err("not an APPEND");
+    let mut name = c.word()?;
+    let uid = name == "UID";
+    if uid {
+        c.space()?;
+        name = c.word()?;
     }
+    let replaces = match name.as_str() {
+        "APPEND" if !uid => None,
+        "REPLACE" => {
+            c.space()?;
+            Some((c.sequence_set()?, uid))
+        }
+        _ => return Err("not an APPEND"),
+    };
     c.space()?;
     let mailbox = c.mailbox()?;
     c.space()?;
-    let mut flags = Flags::default();
+    Ok(AppendHead { tag, mailbox, replaces, message: append_item(c)? })
+}
+
+/// What follows a message in MULTIAPPEND (RFC 3502): a space, and what is said of the next one.
+pub(crate) fn parse_append_next(text: &[u8], names: Names) -> Result<AppendItem> {
+    let mut c = Cursor::new(text, names);
+    c.space()?;
+    append_item(&mut c)
+}
+
+fn append_item(c: &mut Cursor<'_>) -> Result<AppendItem> {
+    let mut item = AppendItem::default();
     if c.peek() == Some(b'(') {
-        flags = Flags::parse_list(c)?;
+        item.flags = Flags::parse_list(c)?;
         c.space()?;
     }
-    let mut internal_date_ms = None;
     if c.peek() == Some(b'"') {
         let date = c.string()?;
-        internal_date_ms = Some(parse_internal_date(&date).ok_or("date-time expected")?);
+        item.internal_date_ms = Some(parse_internal_date(&date).ok_or("date-time expected")?);
         c.space()?;
     }
+    item.utf8 = c.eat_word("UTF8 (");
     c.end()?;
-    Ok(AppendHead { tag, mailbox, flags, internal_date_ms })
+    Ok(item)
 }
 
 /// The tag at the beginning of a command that cannot be read otherwise.
@@ -96,6 +123,7 @@ fn body(c: &mut Cursor<'_>) -> Result<CommandBody> {
         "UNSELECT" => CommandBody::Unselect,
         "EXPUNGE" => CommandBody::Expunge(None),
         "IDLE" => CommandBody::Idle,
+        "UNAUTHENTICATE" => CommandBody::Unauthenticate,
         _ => {
             if !matches!(
                 name.as_str(),
@@ -119,6 +147,14 @@ fn body(c: &mut Cursor<'_>) -> Result<CommandBody> {
                     | "COPY"
                     | "MOVE"
                     | "APPEND"
+                    | "REPLACE"
+                    | "SORT"
+                    | "THREAD"
+                    | "COMPRESS"
+                    | "GETQUOTA"
+                    | "GETQUOTAROOT"
+                    | "GETMETADATA"
+                    | "SETMETADATA"
             ) {
                 return Err("unknown command");
             }
@@ -147,8 +183,8 @@ fn with_arguments(c: &mut Cursor<'_>, name: &str) -> Result<CommandBody> {
         "ID" => CommandBody::Id(id(c)?),
         "SELECT" | "EXAMINE" => {
             let mailbox = c.mailbox()?;
-            let condstore = c.eat(b' ') && select_parameters(c)?;
-            CommandBody::Select { mailbox, read_only: name == "EXAMINE", condstore }
+            let (condstore, qresync) = if c.eat(b' ') { select_parameters(c)? } else { (false, None) };
+            CommandBody::Select { mailbox, read_only: name == "EXAMINE", condstore, qresync }
         }
         "CREATE" => {
             let mailbox = c.mailbox()?;
@@ -175,14 +211,25 @@ fn with_arguments(c: &mut Cursor<'_>, name: &str) -> Result<CommandBody> {
             CommandBody::Status { mailbox, items: status_items(c)? }
         }
         // Only an APPEND without a literal comes here.
-        "APPEND" => return Err("APPEND needs a literal"),
+        "APPEND" | "REPLACE" => return Err("APPEND needs a literal"),
+        "COMPRESS" => match c.word()?.as_str() {
+            "DEFLATE" => CommandBody::Compress,
+            _ => return Err("unknown compression"),
+        },
+        "GETQUOTA" => CommandBody::GetQuota(String::from_utf8_lossy(&c.astring()?).into_owned()),
+        "GETQUOTAROOT" => CommandBody::GetQuotaRoot(c.mailbox()?),
+        "GETMETADATA" => CommandBody::GetMetadata(get_metadata(c)?),
+        "SETMETADATA" => {
+            let (mailbox, entries) = set_metadata(c)?;
+            CommandBody::SetMetadata { mailbox, entries }
+        }
         name => return after_space(c, name, false),
     })
 }
 
 /// The commands that have a UID form.
 fn with_set(c: &mut Cursor<'_>, name: &str, uid: bool) -> Result<CommandBody> {
-    if !matches!(name, "FETCH" | "STORE" | "COPY" | "MOVE" | "SEARCH" | "EXPUNGE") {
+    if !matches!(name, "FETCH" | "STORE" | "COPY" | "MOVE" | "SEARCH" | "SORT" | "THREAD" | "EXPUNGE") {
         return Err("unknown UID command");
     }
     c.space()?;
@@ -193,14 +240,20 @@ fn after_space(c: &mut Cursor<'_>, name: &str, uid: bool) -> Result<CommandBody>
     if name == "SEARCH" {
         return search(c, uid).map(CommandBody::Search);
     }
+    if name == "SORT" {
+        return sort(c, uid).map(|(criteria, search)| CommandBody::Sort { criteria, search });
+    }
+    if name == "THREAD" {
+        return thread(c, uid).map(|(algorithm, search)| CommandBody::Thread { algorithm, search });
+    }
     let set = c.sequence_set()?;
     Ok(match name {
         "EXPUNGE" => CommandBody::Expunge(Some(set)),
         "FETCH" => {
             c.space()?;
             let items = fetch_items(c)?;
-            let changed_since = if c.eat(b' ') { Some(modifier(c, "CHANGEDSINCE")?) } else { None };
-            CommandBody::Fetch { uid, set, items, changed_since }
+            let (changed_since, vanished, partial) = fetch_modifiers(c, uid)?;
+            CommandBody::Fetch { uid, set, items, changed_since, vanished, partial }
         }
         "STORE" => {
             c.space()?;
@@ -221,7 +274,7 @@ fn after_space(c: &mut Cursor<'_>, name: &str, uid: bool) -> Result<CommandBody>
     })
 }
 
-/// `(CHANGEDSINCE 5)` (RFC 7162 §3.1.4).
+/// `(UNCHANGEDSINCE 5)` (RFC 7162 §3.1.3).
 fn modifier(c: &mut Cursor<'_>, name: &str) -> Result<u64> {
     c.expect(b'(')?;
     if c.word()? != name {
@@ -279,13 +332,43 @@ fn id(c: &mut Cursor<'_>) -> Result<Vec<(String, Option<String>)>> {
     if pairs.len() > 30 { Err("too many fields") } else { Ok(pairs) }
 }
 
-/// Whether CONDSTORE is among them (RFC 7162 §3.1.8).
-fn select_parameters(c: &mut Cursor<'_>) -> Result<bool> {
-    let names = c.list(Cursor::word)?;
-    match names.iter().find(|n| *n != "CONDSTORE") {
-        Some(_) => Err("unknown SELECT parameter"),
-        None => Ok(!names.is_empty()),
+/// CONDSTORE (RFC 7162 §3.1.8) and QRESYNC (RFC 7162 §3.2.5).
+fn select_parameters(c: &mut Cursor<'_>) -> Result<(bool, Option<Qresync>)> {
+    let (mut condstore, mut known) = (false, None);
+    c.list(|c| {
+        match c.word()?.as_str() {
+            "CONDSTORE" => condstore = true,
+            "QRESYNC" => {
+                c.space()?;
+                known = Some(qresync(c)?);
+            }
+            _ => return Err("unknown SELECT parameter"),
+        }
+        Ok(())
+    })?;
+    Ok((condstore, known))
+}
+
+/// `(uidvalidity modseq [uids] [(numbers uids)])`.
+fn qresync(c: &mut Cursor<'_>) -> Result<Qresync> {
+    c.expect(b'(')?;
+    let uid_validity = c.nz_number()?;
+    c.space()?;
+    let mut said = Qresync { uid_validity, modseq: c.number64()?, known: None, sample: None };
+    if c.eat(b' ') {
+        if c.peek() != Some(b'(') {
+            said.known = Some(c.sequence_set()?);
+        }
+        if c.peek() == Some(b'(') || c.eat(b' ') {
+            c.expect(b'(')?;
+            let numbers = c.sequence_set()?;
+            c.space()?;
+            said.sample = Some((numbers, c.sequence_set()?));
+            c.expect(b')')?;
+        }
     }
+    c.expect(b')')?;
+    Ok(said)
 }
 
 /// `(USE (\Sent))` (RFC 6154 §3).

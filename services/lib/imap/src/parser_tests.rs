@@ -81,13 +81,13 @@ fn mailbox_names() {
 fn select_list_status_id_enable() {
     assert_eq!(
         body("SELECT INBOX"),
-        CommandBody::Select { mailbox: "INBOX".into(), read_only: false, condstore: false }
+        CommandBody::Select { mailbox: "INBOX".into(), read_only: false, condstore: false, qresync: None }
     );
     assert_eq!(
         body("EXAMINE x (CONDSTORE)"),
-        CommandBody::Select { mailbox: "x".into(), read_only: true, condstore: true }
+        CommandBody::Select { mailbox: "x".into(), read_only: true, condstore: true, qresync: None }
     );
-    assert_eq!(refused("SELECT x (QRESYNC)"), "unknown SELECT parameter");
+    assert_eq!(refused("SELECT x (NOSUCH)"), "unknown SELECT parameter");
     let CommandBody::List(list) = body("LIST (SUBSCRIBED) \"\" (INBOX a/%) RETURN (CHILDREN STATUS (MESSAGES UNSEEN))")
     else {
         panic!()
@@ -189,7 +189,7 @@ fn search_is_bounded() {
         panic!()
     };
     assert!(search.uid);
-    assert_eq!(search.charset.as_deref(), Some("UTF-8"));
+    assert_eq!(search.charset.as_deref(), Some("utf-8"));
     assert!(search.returns.is_some_and(|r| r.min && r.save && !r.all));
     assert!(matches!(&search.key, Key::And(keys) if keys.len() == 2));
     let CommandBody::Search(search) = body("SEARCH RETURN () ALL") else { panic!() };
@@ -206,9 +206,54 @@ fn search_is_bounded() {
 }
 
 #[test]
+fn qresync_partial_and_their_kin() {
+    let CommandBody::Select { qresync: Some(q), .. } = body("SELECT x (CONDSTORE QRESYNC (7 9 1:5 (1,3 2,9)))") else {
+        panic!()
+    };
+    assert_eq!((q.uid_validity, q.modseq, q.known.is_some(), q.sample.is_some()), (7, 9, true, true));
+    assert!(matches!(body("SELECT x (QRESYNC (7 9))"), CommandBody::Select { qresync: Some(q), .. } if q.known.is_none()));
+    let CommandBody::Select { qresync: Some(q), .. } = body("SELECT x (QRESYNC (7 9 (1 2)))") else { panic!() };
+    assert_eq!((q.known, q.sample.is_some()), (None, true));
+    for wrong in ["(QRESYNC)", "(QRESYNC (0 1))", "(QRESYNC (1 1 $$))", "(QRESYNC (1 1 1:2 (1)))", "(X)"] {
+        refused(&format!("SELECT x {wrong}"));
+    }
+    let CommandBody::Fetch { changed_since, vanished, partial, .. } =
+        body("UID FETCH 1:* FLAGS (CHANGEDSINCE 5 VANISHED PARTIAL -1:-100)")
+    else {
+        panic!()
+    };
+    assert_eq!((changed_since, vanished, partial.map(|p| p.to_string())), (Some(5), true, Some("-1:-100".into())));
+    assert_eq!(refused("UID FETCH 1 FLAGS (VANISHED)"), "VANISHED needs CHANGEDSINCE");
+    assert_eq!(refused("FETCH 1 FLAGS (CHANGEDSINCE 5 VANISHED)"), "unknown FETCH modifier");
+    assert_eq!(refused("SEARCH RETURN (ALL PARTIAL 1:5) ALL"), "ALL and PARTIAL exclude each other");
+    refused("SEARCH RETURN (PARTIAL -1:5) ALL");
+    let CommandBody::Sort { criteria, search } = body("UID SORT RETURN (COUNT) (REVERSE DATE SUBJECT) UTF-8 UNSEEN")
+    else {
+        panic!()
+    };
+    assert_eq!((criteria.len(), criteria[0].reverse, search.uid), (2, true, true));
+    for wrong in ["SORT () UTF-8 ALL", "SORT (X) UTF-8 ALL", "SORT (REVERSE) UTF-8 ALL", "THREAD REFS UTF-8 ALL"] {
+        refused(wrong);
+    }
+    assert!(matches!(body("THREAD REFERENCES UTF-8 ALL"), CommandBody::Thread { .. }));
+    let CommandBody::GetMetadata(get) = body("GETMETADATA (DEPTH 1) \"INBOX\" (/private/Comment /shared/x)") else {
+        panic!()
+    };
+    assert_eq!((get.depth, get.entries[0].as_str(), get.mailbox.as_str()), (Some(1), "/private/comment", "INBOX"));
+    assert!(matches!(body("GETMETADATA \"\" (MAXSIZE 5) /shared/x"), CommandBody::GetMetadata(g) if g.max_size == Some(5)));
+    let CommandBody::SetMetadata { entries, .. } = body("SETMETADATA INBOX (/private/a {1+}\r\nx /private/b NIL)") else {
+        panic!()
+    };
+    assert_eq!(entries, [("/private/a".to_owned(), Some(b"x".to_vec())), ("/private/b".to_owned(), None)]);
+    for wrong in ["/other/x", "/private/x/", "/private//x", "/private/*", "/private"] {
+        refused(&format!("GETMETADATA INBOX \"{wrong}\""));
+    }
+}
+
+#[test]
 fn append_heads() {
     let head = parse_append_head(b"a append INBOX ", Names::Utf7).expect("valid");
-    assert_eq!((head.mailbox.as_str(), head.internal_date_ms), ("INBOX", None));
+    assert_eq!((head.mailbox.as_str(), head.message.internal_date_ms), ("INBOX", None));
     assert!(parse_append_head(b"a APPEND INBOX", Names::Utf7).is_err());
     assert!(parse_append_head(b"a APPEND ", Names::Utf7).is_err());
     assert!(parse_append_head(b"a APPEND INBOX \"x\" ", Names::Utf7).is_err());

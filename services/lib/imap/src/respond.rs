@@ -40,6 +40,17 @@ pub fn nstring(out: &mut Vec<u8>, value: Option<&[u8]>) {
     }
 }
 
+/// What may hold any octet, so a literal8 when it holds NUL (RFC 9051 §4.3).
+pub fn binary_nstring(out: &mut Vec<u8>, value: Option<&[u8]>) {
+    match value {
+        Some(value) if memchr::memchr(0, value).is_some() => {
+            out.push(b'~');
+            literal(out, value, &[]);
+        }
+        value => nstring(out, value),
+    }
+}
+
 /// An atom where possible, else a string.
 pub fn astring(out: &mut Vec<u8>, value: &[u8]) {
     if !value.is_empty()
@@ -88,7 +99,7 @@ pub fn numbered(out: &mut Vec<u8>, n: u32, name: &str) {
 /// `* FLAGS (…)` and `* OK [PERMANENTFLAGS (…)] …` (RFC 9051 §7.1). Without write access nothing
 /// is permanent.
 pub fn flag_lists(out: &mut Vec<u8>, keywords: &[String], read_only: bool) {
-    let all = Flags { system: u32::MAX, keywords: keywords.to_vec() };
+    let all = Flags { system: u32::MAX & !Flags::RECENT, keywords: keywords.to_vec() };
     out.extend_from_slice(b"* FLAGS ");
     all.write(out);
     out.extend_from_slice(b"\r\n* OK [PERMANENTFLAGS ");
@@ -114,14 +125,21 @@ pub fn list(out: &mut Vec<u8>, command: &str, attributes: &[&str], name: &str, u
 }
 
 /// `* STATUS name (…)`.
-pub fn status(out: &mut Vec<u8>, name: &str, utf8: bool, items: &[(StatusItem, u64)]) {
+pub fn status(out: &mut Vec<u8>, name: &str, utf8: bool, items: &[(StatusItem, String)]) {
     out.extend_from_slice(b"* STATUS ");
     mailbox(out, name, utf8);
     let items: Vec<String> = items.iter().map(|(item, value)| format!("{} {value}", item.name())).collect();
     text(out, format_args!(" ({})\r\n", items.join(" ")));
 }
 
-/// What SEARCH found, ascending.
+/// `* VANISHED (EARLIER) 1:3` (RFC 7162 §3.2.10).
+pub fn vanished(out: &mut Vec<u8>, uids: &UidRanges, earlier: bool) {
+    if !uids.is_empty() {
+        text(out, format_args!("* VANISHED {}{uids}\r\n", if earlier { "(EARLIER) " } else { "" }));
+    }
+}
+
+/// What SEARCH found, ascending, or SORT in its order.
 #[derive(Debug, Clone, Copy)]
 pub struct Found<'a> {
     pub tag: &'a str,
@@ -130,12 +148,14 @@ pub struct Found<'a> {
     pub numbers: &'a [u32],
     /// The highest among the found, when the search asked for MODSEQ and found any.
     pub modseq: Option<u64>,
+    /// In an order of their own (RFC 5267 §3), not ascending.
+    pub sorted: bool,
 }
 
 impl Found<'_> {
-    /// `* SEARCH 2 5 (MODSEQ 7)` (RFC 3501 §7.2.5, RFC 7162 §3.1.5).
+    /// `* SEARCH 2 5 (MODSEQ 7)` (RFC 3501 §7.2.5, RFC 7162 §3.1.5), or SORT (RFC 5256 §4).
     pub fn write_search(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"* SEARCH");
+        out.extend_from_slice(if self.sorted { b"* SORT" } else { b"* SEARCH" });
         for n in self.numbers {
             text(out, format_args!(" {n}"));
         }
@@ -143,6 +163,19 @@ impl Found<'_> {
             text(out, format_args!(" (MODSEQ {modseq})"));
         }
         out.extend_from_slice(b"\r\n");
+    }
+
+    /// Sorted results keep their order (RFC 5267 §3.2), others are told as few ranges.
+    fn set(&self, numbers: &[u32]) -> String {
+        if !self.sorted {
+            return UidRanges::from_numbers(numbers.iter().copied()).to_string();
+        }
+        let runs = numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b));
+        let run = |r: &[u32]| match r {
+            [first, .., last] => format!("{first}:{last}"),
+            one => one.iter().map(u32::to_string).collect(),
+        };
+        runs.map(run).collect::<Vec<_>>().join(",")
     }
 
     /// `* ESEARCH (TAG "a") UID COUNT 2 ALL 2,5` (RFC 9051 §7.3.4).
@@ -161,8 +194,13 @@ impl Found<'_> {
                 text(out, format_args!(" MAX {max}"));
             }
             if wanted.all {
-                text(out, format_args!(" ALL {}", UidRanges::from_numbers(self.numbers.iter().copied())));
+                text(out, format_args!(" ALL {}", self.set(self.numbers)));
             }
+        }
+        if let Some(partial) = wanted.partial {
+            // An empty window is NIL (RFC 9394 §3.1).
+            let part = Some(partial.of(self.numbers)).filter(|p| !p.is_empty());
+            text(out, format_args!(" PARTIAL ({partial} {})", part.map_or("NIL".to_owned(), |p| self.set(p))));
         }
         if wanted.count {
             text(out, format_args!(" COUNT {}", self.numbers.len()));
@@ -185,6 +223,54 @@ impl<'o> Fetch<'o> {
     pub fn begin(out: &'o mut Vec<u8>, seq: u32) -> Self {
         text(out, format_args!("* {seq} FETCH ("));
         Self { out, first: true }
+    }
+
+    /// `* 42 UIDFETCH (`, for clients that know no sequence numbers (RFC 9586 §3.2).
+    pub fn begin_uid(out: &'o mut Vec<u8>, uid: u32) -> Self {
+        text(out, format_args!("* {uid} UIDFETCH ("));
+        Self { out, first: true }
+    }
+
+    /// The buffer, for a literal that comes in pieces.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        self.out
+    }
+
+    /// Goes on with a response whose beginning was written before.
+    pub fn resume(out: &'o mut Vec<u8>, first: bool) -> Self {
+        Self { out, first }
+    }
+
+    /// `EMAILID (M1)`, `THREADID (T1)`, or NIL for an empty one (RFC 8474 §5).
+    pub fn object_id(&mut self, name: &str, prefix: char, id: &str) {
+        self.item(name);
+        if id.is_empty() {
+            self.out.extend_from_slice(b" NIL");
+        } else {
+            text(self.out, format_args!(" ({prefix}{id})"));
+        }
+    }
+
+    /// Milliseconds since 1970; 0 is unknown: NIL (RFC 8514 §4.2).
+    pub fn save_date(&mut self, ms: i64) {
+        self.item("SAVEDATE ");
+        if ms == 0 {
+            self.out.extend_from_slice(b"NIL");
+        } else {
+            text(self.out, format_args!("\"{}\"", internal_date(ms)));
+        }
+    }
+
+    pub fn preview(&mut self, preview: Option<&str>) {
+        self.item("PREVIEW ");
+        nstring(self.out, preview.map(str::as_bytes));
+    }
+
+    /// The item's name and the announcement of its literal; the octets follow.
+    pub fn section_literal(&mut self, section: &Section, size: u64) {
+        self.item("");
+        section.write_name(self.out);
+        text(self.out, format_args!(" {{{size}}}\r\n"));
     }
 
     fn item(&mut self, name: &str) {
@@ -300,8 +386,13 @@ mod tests {
             "* LIST (\\HasNoChildren \\Sent) \"/\" \"Sent\" (\"CHILDINFO\" (\"SUBSCRIBED\"))\r\n"
         );
         assert_eq!(
-            written(|o| status(o, "INBOX", false, &[(StatusItem::Messages, 3), (StatusItem::Size, 7)])),
-            "* STATUS \"INBOX\" (MESSAGES 3 SIZE 7)\r\n"
+            written(|o| status(
+                o,
+                "INBOX",
+                false,
+                &[(StatusItem::Messages, "3".into()), (StatusItem::MailboxId, "(F7)".into())]
+            )),
+            "* STATUS \"INBOX\" (MESSAGES 3 MAILBOXID (F7))\r\n"
         );
         assert_eq!(
             written(|o| flag_lists(o, &["$Forwarded".to_owned()], false)),
@@ -311,14 +402,22 @@ mod tests {
 
     #[test]
     fn search_results() {
-        let found = Found { tag: "a1", uid: true, numbers: &[2, 3, 9], modseq: Some(7) };
+        let found = Found { tag: "a1", uid: true, numbers: &[2, 3, 9], modseq: Some(7), sorted: false };
         assert_eq!(written(|o| found.write_search(o)), "* SEARCH 2 3 9 (MODSEQ 7)\r\n");
-        let wanted = SearchReturn { min: true, max: true, all: true, count: true, save: false };
+        let wanted = SearchReturn { min: true, max: true, all: true, count: true, ..SearchReturn::default() };
         assert_eq!(
             written(|o| found.write_esearch(o, wanted)),
             "* ESEARCH (TAG \"a1\") UID MIN 2 MAX 9 ALL 2:3,9 COUNT 3 MODSEQ 7\r\n"
         );
-        let none = Found { tag: "a1", uid: false, numbers: &[], modseq: None };
+        let sorted = Found { numbers: &[9, 2, 3, 4, 1], sorted: true, modseq: None, ..found };
+        assert_eq!(written(|o| sorted.write_search(o)), "* SORT 9 2 3 4 1\r\n");
+        let window = crate::Partial { low: 2, high: 4, from_end: false };
+        let part = SearchReturn { partial: Some(window), ..SearchReturn::default() };
+        assert_eq!(written(|o| sorted.write_esearch(o, part)), "* ESEARCH (TAG \"a1\") UID PARTIAL (2:4 2:4)\r\n");
+        let back = SearchReturn { partial: Some(crate::Partial { from_end: true, low: 1, high: 2 }), ..part };
+        assert_eq!(written(|o| found.write_esearch(o, back)), "* ESEARCH (TAG \"a1\") UID PARTIAL (-1:-2 3,9) MODSEQ 7\r\n");
+        let none = Found { tag: "a1", uid: false, numbers: &[], modseq: None, sorted: false };
+        assert_eq!(written(|o| none.write_esearch(o, part)), "* ESEARCH (TAG \"a1\") PARTIAL (2:4 NIL)\r\n");
         assert_eq!(written(|o| none.write_esearch(o, wanted)), "* ESEARCH (TAG \"a1\") COUNT 0\r\n");
     }
 

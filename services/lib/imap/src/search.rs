@@ -20,6 +20,17 @@ pub enum Key {
     Header(String, Needle),
     Body(Needle),
     Text(Needle),
+    /// SAVEDATE (RFC 8514 §4.3).
+    Saved(DateKey),
+    /// INTERNALDATE within so many seconds before now (RFC 5032).
+    Younger(u32),
+    /// INTERNALDATE at least so many seconds before now (RFC 5032).
+    Older(u32),
+    /// INTERNALDATE from this moment on, and until it: what the two become by [`Key::resolve`].
+    From(i64),
+    Until(i64),
+    EmailId(String),
+    ThreadId(String),
     Larger(u64),
     Smaller(u64),
     /// Mod-sequence equal or higher (RFC 7162 §3.1.5).
@@ -78,6 +89,10 @@ impl Needle {
 pub struct Needs {
     pub header: bool,
     pub body: bool,
+    /// EMAILID and SAVEDATE.
+    pub object_ids: bool,
+    /// THREADID.
+    pub structure: bool,
 }
 
 /// What is known of one message. Columns that were not fetched are empty.
@@ -90,12 +105,28 @@ pub struct Facts<'a> {
     pub modseq: u64,
     pub header: &'a [u8],
     pub body: &'a [u8],
+    pub email_id: &'a str,
+    pub thread_id: &'a str,
+    /// 0 means unknown.
+    pub save_date_ms: i64,
     texts: OnceCell<Vec<String>>,
 }
 
 impl<'a> Facts<'a> {
     pub fn new(uid: u32, flags: &'a Flags, internal_date_ms: i64, size: u64, modseq: u64) -> Self {
-        Self { uid, flags, internal_date_ms, size, modseq, header: &[], body: &[], texts: OnceCell::new() }
+        Self {
+            uid,
+            flags,
+            internal_date_ms,
+            size,
+            modseq,
+            header: &[],
+            body: &[],
+            email_id: "",
+            thread_id: "",
+            save_date_ms: 0,
+            texts: OnceCell::new(),
+        }
     }
 
     /// The text parts, decoded; made once, however many keys ask.
@@ -103,35 +134,45 @@ impl<'a> Facts<'a> {
         self.texts.get_or_init(|| {
             let raw = [self.header, self.body].concat();
             let structure = Structure::parse(&raw);
-            let text_leaves = structure.leaves().into_iter().filter(|part| part.media.kind == "text");
-            text_leaves
-                .map(|part| {
-                    let octets = decode_transfer(&raw[part.body()], part.encoding.as_deref());
-                    charset_to_utf8(&octets, part.media.parameter("charset").unwrap_or(b"utf-8")).into_owned()
-                })
-                .collect()
+            let mut texts = Vec::new();
+            for part in structure.leaves() {
+                // A part's own header belongs to the body of the message.
+                if part.header_start > 0 {
+                    texts.push(decode_words(raw.get(part.header()).unwrap_or_default()));
+                }
+                if part.media.kind == "text" {
+                    let octets = decode_transfer(raw.get(part.body()).unwrap_or_default(), part.encoding.as_deref());
+                    let charset = part.media.parameter("charset").unwrap_or(b"utf-8");
+                    texts.push(charset_to_utf8(&octets, charset).into_owned());
+                }
+            }
+            texts
         })
     }
 }
 
 impl Key {
-    /// Replaces sets by the UIDs they mean in this mailbox. `None` when a sequence number is
-    /// not there: BAD.
-    pub fn resolve(self, view: &View) -> Option<Self> {
+    /// Replaces sets by the UIDs they mean in this mailbox, and ages by moments. `None` when a
+    /// sequence number is not there: BAD.
+    pub fn resolve(self, view: &View, now_ms: i64) -> Option<Self> {
         Some(match self {
+            Self::Younger(seconds) => Self::From(now_ms - i64::from(seconds) * 1000),
+            Self::Older(seconds) => Self::Until(now_ms - i64::from(seconds) * 1000),
             Self::Sequence(set) => Self::In(view.resolve(&set, false)?),
             Self::Uid(set) => Self::In(view.resolve(&set, true)?),
-            Self::Not(key) => Self::Not(Box::new(key.resolve(view)?)),
-            Self::Or(a, b) => Self::Or(Box::new(a.resolve(view)?), Box::new(b.resolve(view)?)),
-            Self::And(keys) => Self::And(keys.into_iter().map(|k| k.resolve(view)).collect::<Option<_>>()?),
+            Self::Not(key) => Self::Not(Box::new(key.resolve(view, now_ms)?)),
+            Self::Or(a, b) => Self::Or(Box::new(a.resolve(view, now_ms)?), Box::new(b.resolve(view, now_ms)?)),
+            Self::And(keys) => Self::And(keys.into_iter().map(|k| k.resolve(view, now_ms)).collect::<Option<_>>()?),
             key => key,
         })
     }
 
     pub fn needs(&self) -> Needs {
         match self {
-            Self::Header(..) | Self::Sent(_) => Needs { header: true, body: false },
-            Self::Body(_) | Self::Text(_) => Needs { header: true, body: true },
+            Self::Header(..) | Self::Sent(_) => Needs { header: true, ..Needs::default() },
+            Self::Body(_) | Self::Text(_) => Needs { header: true, body: true, ..Needs::default() },
+            Self::EmailId(_) | Self::Saved(_) => Needs { object_ids: true, ..Needs::default() },
+            Self::ThreadId(_) => Needs { structure: true, ..Needs::default() },
             Self::Not(key) => key.needs(),
             Self::Or(a, b) => a.needs().with(b.needs()),
             Self::And(keys) => keys.iter().fold(Needs::default(), |n, key| n.with(key.needs())),
@@ -155,6 +196,17 @@ impl Key {
             Self::Not(key) => key.is_only_sets(),
             Self::Or(a, b) => a.is_only_sets() && b.is_only_sets(),
             Self::And(keys) => keys.iter().all(Self::is_only_sets),
+            _ => false,
+        }
+    }
+
+    /// Whether a sequence number stands in it, which UIDONLY forbids (RFC 9586 §3.3).
+    pub fn has_sequence(&self) -> bool {
+        match self {
+            Self::Sequence(SequenceSet::Ranges(_)) => true,
+            Self::Not(key) => key.has_sequence(),
+            Self::Or(a, b) => a.has_sequence() || b.has_sequence(),
+            Self::And(keys) => keys.iter().any(Self::has_sequence),
             _ => false,
         }
     }
@@ -191,6 +243,16 @@ impl Key {
                 };
                 fields(facts.header).any(in_header) || facts.texts().iter().any(|text| needle.is_in(text))
             }
+            // What was there before SAVEDATE came is as old as its INTERNALDATE says.
+            Self::Saved(date) => {
+                let saved = Some(facts.save_date_ms).filter(|ms| *ms > 0).unwrap_or(facts.internal_date_ms);
+                date.matches(day_of(saved))
+            }
+            Self::Younger(_) | Self::Older(_) => false,
+            Self::From(moment) => facts.internal_date_ms >= *moment,
+            Self::Until(moment) => facts.internal_date_ms <= *moment,
+            Self::EmailId(id) => facts.email_id == id,
+            Self::ThreadId(id) => !id.is_empty() && facts.thread_id == id,
             Self::Larger(size) => facts.size > *size,
             Self::Smaller(size) => facts.size < *size,
             Self::ModSeq(modseq) => facts.modseq >= *modseq,
@@ -206,7 +268,12 @@ impl Key {
 
 impl Needs {
     fn with(self, other: Self) -> Self {
-        Self { header: self.header || other.header, body: self.body || other.body }
+        Self {
+            header: self.header || other.header,
+            body: self.body || other.body,
+            object_ids: self.object_ids || other.object_ids,
+            structure: self.structure || other.structure,
+        }
     }
 }
 
@@ -224,12 +291,12 @@ mod tests {
         else {
             panic!("SEARCH")
         };
-        search.key.resolve(&View::new(vec![3, 7, 9])).expect("numbers are there")
+        search.key.resolve(&View::new(vec![3, 7, 9]), 760_665_660_000).expect("numbers are there")
     }
 
     fn matches(text: &str) -> bool {
         let flags = Flags { system: Flags::SEEN, keywords: vec!["$Forwarded".to_owned()] };
-        let facts = Facts { header: HEADER, body: BODY, ..Facts::new(7, &flags, 760_665_600_000, 1000, 50) };
+        let facts = Facts { header: HEADER, body: BODY, email_id: "e1", thread_id: "t1", ..Facts::new(7, &flags, 760_665_600_000, 1000, 50) };
         key(text).matches(&facts)
     }
 
@@ -264,6 +331,11 @@ mod tests {
             "NOT DELETED",
             "(SEEN NOT (DRAFT))",
             "TEXT x.example",
+            "YOUNGER 60",
+            "OLDER 60",
+            "SAVEDON 8-Feb-1994 SAVEDATESUPPORTED",
+            "EMAILID e1 THREADID t1",
+            "CHARSET iso-8859-1 SUBJECT two",
             "OR BODY zzz BODY gr",
         ] {
             assert!(matches(text), "{text}");
@@ -281,6 +353,10 @@ mod tests {
             "BEFORE 8-Feb-1994",
             "SENTBEFORE 7-Feb-1994",
             "FROM bob",
+            "YOUNGER 59",
+            "OLDER 61",
+            "SAVEDBEFORE 8-Feb-1994",
+            "THREADID \"\"",
             "HEADER X-None \"\"",
             "BODY R3L8",
             "NOT ALL",
@@ -294,8 +370,9 @@ mod tests {
     #[test]
     fn needs_only_what_is_asked() {
         assert_eq!(key("UNSEEN UID 1:*").needs(), Needs::default());
-        assert_eq!(key("OR SEEN NOT FROM x").needs(), Needs { header: true, body: false });
-        assert_eq!(key("BODY x").needs(), Needs { header: true, body: true });
+        assert_eq!(key("OR SEEN NOT FROM x").needs(), Needs { header: true, ..Needs::default() });
+        assert_eq!(key("BODY x").needs(), Needs { header: true, body: true, ..Needs::default() });
+        assert_eq!(key("EMAILID x THREADID y").needs(), Needs { object_ids: true, structure: true, ..Needs::default() });
         assert_eq!(key("UID 7:8 UNSEEN 2:3").within().map(|r| r.to_string()).as_deref(), Some("7:8"));
         assert_eq!(key("OR UID 1 UID 7").within(), None);
         assert!(key("NOT MODSEQ 5").asks_modseq());

@@ -64,6 +64,23 @@ pub enum Extract<'a> {
     Made(Vec<u8>),
 }
 
+/// Where a section is: `start` up to and without `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Missing,
+    Octets(u64, u64),
+    /// The header of which [`Section::fields_of`] takes some.
+    Fields(u64, u64),
+}
+
+/// The octets of BINARY[part] in their transfer encoding, and which one it is.
+pub fn binary_place<'s>(spans: &'s [PartSpan], path: &[u32], size: u64) -> Option<(u64, u64, &'s str)> {
+    if path.is_empty() {
+        return Some((0, size, ""));
+    }
+    find(spans, path).map(|span| (span.body_start.into(), u64::from(span.end).min(size), span.encoding.as_str()))
+}
+
 impl Section {
     pub fn needs(&self) -> Needs {
         if !self.path.is_empty() {
@@ -75,6 +92,56 @@ impl Section {
             _ => (true, false),
         };
         Needs { structure: false, header, body }
+    }
+
+    /// Where the octets stand in a message of `size` octets whose header has `header_len`, for a
+    /// message that is not at hand; the partial is already taken into account.
+    pub fn place(&self, spans: &[PartSpan], header_len: u64, size: u64) -> Place {
+        let (start, end) = match (self.path.is_empty(), &self.text) {
+            (true, SectionText::All) => (0, size),
+            (true, SectionText::Text) => (header_len, size),
+            (true, SectionText::Mime) => return Place::Missing,
+            (true, _) => (0, header_len),
+            (false, _) => match self.range(spans) {
+                Some((start, end)) => (start.into(), u64::from(end).min(size)),
+                None => return Place::Missing,
+            },
+        };
+        if let SectionText::Fields { .. } = self.text {
+            return Place::Fields(start, end.max(start));
+        }
+        let (start, end) = match self.partial {
+            Some((first, count)) => {
+                let from = start.saturating_add(first.into()).min(end);
+                (from, from.saturating_add(count.into()).min(end))
+            }
+            None => (start, end),
+        };
+        Place::Octets(start, end.max(start))
+    }
+
+    /// Of [`Place::Fields`]: the fields of that header.
+    pub fn fields_of(&self, header: &[u8]) -> Vec<u8> {
+        let SectionText::Fields { not, names } = &self.text else { return Vec::new() };
+        let made = Extract::Made(select_fields(header, *not, names));
+        match self.partial.map_or(made.clone(), |(first, count)| made.partial(first, count)) {
+            Extract::Made(made) => made,
+            _ => Vec::new(),
+        }
+    }
+
+    fn range(&self, spans: &[PartSpan]) -> Option<(u32, u32)> {
+        let span = find(spans, &self.path)?;
+        let is_message = span.inner_body_start > 0;
+        match &self.text {
+            SectionText::All => Some((span.body_start, span.end)),
+            SectionText::Mime => Some((span.header_start, span.body_start)),
+            SectionText::Text if is_message => Some((span.inner_body_start, span.end)),
+            SectionText::Header | SectionText::Fields { .. } if is_message => {
+                Some((span.body_start, span.inner_body_start))
+            }
+            _ => None,
+        }
     }
 
     /// `spans` and the columns of `content` count only as far as [`Section::needs`] asks.
@@ -97,15 +164,7 @@ impl Section {
     }
 
     fn of_part<'a>(&self, spans: &[PartSpan], content: Content<'a>) -> Extract<'a> {
-        let Some(span) = find(spans, &self.path) else { return Extract::Missing };
-        let is_message = span.inner_body_start > 0;
-        let range = match &self.text {
-            SectionText::All => (span.body_start, span.end),
-            SectionText::Mime => (span.header_start, span.body_start),
-            SectionText::Text if is_message => (span.inner_body_start, span.end),
-            SectionText::Header | SectionText::Fields { .. } if is_message => (span.body_start, span.inner_body_start),
-            _ => return Extract::Missing,
-        };
+        let Some(range) = self.range(spans) else { return Extract::Missing };
         let (first, second) = content.slice(range.0, range.1);
         match &self.text {
             SectionText::Fields { not, names } => Extract::Made(select_fields(&[first, second].concat(), *not, names)),
@@ -303,6 +362,41 @@ mod tests {
         assert_eq!(fetch("BODY[]<100000.4>").1.as_deref(), Some(""));
         assert_eq!(fetch("BODY[1]<1.4294967295>").1.as_deref(), Some("ne"));
         assert_eq!(fetch("BODY[HEADER.FIELDS (FROM)]<6.3>").1.as_deref(), Some("a@b"));
+    }
+
+    #[test]
+    fn places_are_where_the_octets_are() {
+        let spans = message::Structure::parse(RAW.as_bytes()).spans();
+        let header = message::split(RAW.as_bytes());
+        for item in [
+            "BODY[]",
+            "BODY[TEXT]",
+            "BODY[HEADER]",
+            "BODY[HEADER.FIELDS (SUBJECT)]<3.5>",
+            "BODY[1]",
+            "BODY[2.MIME]",
+            "BODY[2.HEADER]",
+            "BODY[2.HEADER.FIELDS.NOT (X)]",
+            "BODY[2.TEXT]",
+            "BODY[9]",
+            "BODY[]<5.20>",
+            "BODY[2]<3.4>",
+            "BODY[1]<100.4>",
+            "BODY[TEXT]<1.4294967295>",
+        ] {
+            let line = format!("a FETCH 1 {item}");
+            let CommandBody::Fetch { items, .. } = parse(line.as_bytes(), Names::Utf7).expect("valid").body else {
+                panic!("FETCH")
+            };
+            let FetchItem::Section(section) = &items[0] else { panic!("section") };
+            let text = |start: u64, end: u64| &RAW.as_bytes()[start as usize..end as usize];
+            let found = match section.place(&spans, header as u64, RAW.len() as u64) {
+                Place::Missing => None,
+                Place::Octets(start, end) => Some(text(start, end).to_vec()),
+                Place::Fields(start, end) => Some(section.fields_of(text(start, end))),
+            };
+            assert_eq!(found.map(|f| String::from_utf8(f).expect("UTF-8")), fetch(item).1, "{item}");
+        }
     }
 
     #[test]

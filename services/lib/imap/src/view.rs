@@ -68,6 +68,28 @@ impl View {
         ranges.map(UidRanges::new)
     }
 
+    /// Of the UIDs that are `among` the vanished, those that a client says it has (`None`: all) and
+    /// that are not there any more (RFC 7162 §3.2.6).
+    pub fn missing(&self, known: Option<&SequenceSet>, among: &UidRanges) -> UidRanges {
+        let known = known.map(|set| UidRanges::new(set.resolve(u32::MAX)));
+        let wanted = known.map_or_else(|| among.clone(), |known| known.intersection(among));
+        let mut gone = Vec::new();
+        for (first, last) in wanted.as_slice() {
+            let mut from = *first;
+            let at = self.uids.partition_point(|uid| uid < first);
+            for there in self.uids.get(at..).unwrap_or_default().iter().take_while(|uid| *uid <= last) {
+                if from < *there {
+                    gone.push((from, there - 1));
+                }
+                from = there.saturating_add(1);
+            }
+            if from <= *last {
+                gone.push((from, *last));
+            }
+        }
+        UidRanges::new(gone)
+    }
+
     /// The whole mailbox as far as it is known.
     pub fn all(&self) -> UidRanges {
         match (self.uids.first(), self.uids.last()) {
@@ -102,14 +124,18 @@ impl View {
         !self.vanished.is_empty()
     }
 
-    /// Writes EXPUNGE for what has vanished and renumbers. Only between commands, or within
-    /// those that may carry it.
-    pub fn expunge(&mut self, out: &mut Vec<u8>) {
+    /// Writes EXPUNGE for what has vanished, or VANISHED for a client that wants UIDs (RFC 7162
+    /// §3.2.10), and renumbers. Only between commands, or within those that may carry it.
+    pub fn expunge(&mut self, out: &mut Vec<u8>, by_uid: bool) {
         let gone = std::mem::take(&mut self.vanished);
-        // From the last to the first, so that no number depends on an earlier line.
-        for uid in gone.iter().rev() {
-            if let Some(seq) = self.seq_of(*uid) {
-                respond::numbered(out, seq, "EXPUNGE");
+        if by_uid {
+            respond::vanished(out, &UidRanges::from_numbers(gone.iter().copied()), false);
+        } else {
+            // From the last to the first, so that no number depends on an earlier line.
+            for uid in gone.iter().rev() {
+                if let Some(seq) = self.seq_of(*uid) {
+                    respond::numbered(out, seq, "EXPUNGE");
+                }
             }
         }
         if !gone.is_empty() {
@@ -160,12 +186,16 @@ mod tests {
         assert!(!view.learn(6));
         assert_eq!(view.exists(), 6);
         let mut out = Vec::new();
-        view.expunge(&mut out);
+        view.expunge(&mut out, false);
         assert_eq!(out, b"* 5 EXPUNGE\r\n* 3 EXPUNGE\r\n* 2 EXPUNGE\r\n");
         assert_eq!(view.uids(), [1, 4, 6]);
         assert!(!view.has_vanished());
         view.vanish(2, 3);
         assert!(!view.has_vanished(), "told only once");
+        view.vanish(1, 4);
+        out.clear();
+        view.expunge(&mut out, true);
+        assert_eq!(out, b"* VANISHED 1,4\r\n");
     }
 
     #[test]

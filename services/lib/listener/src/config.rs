@@ -23,6 +23,12 @@ pub struct ListenerConfig {
     pub max_connections: usize,
     /// Connections of one client (an IPv4 address, an IPv6 /64) at a time, on one port in this process.
     pub max_connections_per_address: usize,
+    /// Connections of one network (an IPv4 /24, an IPv6 /48) at a time, on one port in this process.
+    pub max_connections_per_network: usize,
+    /// Seconds over which the sessions that are open at shutdown hear their goodbye, each at its
+    /// own time, so that they do not all come back to the other pods at once. Below
+    /// `runtime.drain_seconds`.
+    pub goodbye_spread_seconds: u16,
 }
 
 impl Default for ListenerConfig {
@@ -34,6 +40,8 @@ impl Default for ListenerConfig {
             proxy_from: Vec::new(),
             max_connections: 20_000,
             max_connections_per_address: 1_000,
+            max_connections_per_network: 4_000,
+            goodbye_spread_seconds: 0,
         }
     }
 }

@@ -1,14 +1,15 @@
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Counts the running sessions of a port, in total and by client.
+/// Counts the running sessions of a port, in total, by client and by network.
 #[derive(Debug)]
 pub struct Limits {
     max_total: usize,
     max_per_client: usize,
+    max_per_network: usize,
     counts: Mutex<Counts>,
 }
 
@@ -16,11 +17,12 @@ pub struct Limits {
 struct Counts {
     total: usize,
     by_client: HashMap<IpAddr, usize>,
+    by_network: HashMap<IpAddr, usize>,
 }
 
 impl Limits {
-    pub fn new(max_total: usize, max_per_client: usize) -> Arc<Self> {
-        Arc::new(Self { max_total, max_per_client, counts: Mutex::default() })
+    pub fn new(max_total: usize, max_per_client: usize, max_per_network: usize) -> Arc<Self> {
+        Arc::new(Self { max_total, max_per_client, max_per_network, counts: Mutex::default() })
     }
 
     /// `None` when no further connection fits.
@@ -42,15 +44,20 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Books the slot to a client, once its address is known. `false` when that client has too many.
+    /// Books the slot to a client, once its address is known. `false` when that client or its
+    /// network has too many.
     pub fn assign(&mut self, address: IpAddr) -> bool {
         let client = client_of(address);
+        let network = network_of(client);
         let mut counts = self.limits.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.by_client.entry(client).or_default();
-        if *count >= self.limits.max_per_client {
+        let of = |map: &HashMap<IpAddr, usize>, key| map.get(key).copied().unwrap_or_default();
+        if of(&counts.by_client, &client) >= self.limits.max_per_client
+            || of(&counts.by_network, &network) >= self.limits.max_per_network
+        {
             return false;
         }
-        *count += 1;
+        *counts.by_client.entry(client).or_default() += 1;
+        *counts.by_network.entry(network).or_default() += 1;
         self.client = Some(client);
         true
     }
@@ -61,11 +68,16 @@ impl Drop for Slot {
         let mut counts = self.limits.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.total = counts.total.saturating_sub(1);
         let Some(client) = self.client else { return };
-        if let Some(count) = counts.by_client.get_mut(&client) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.by_client.remove(&client);
-            }
+        leave(&mut counts.by_client, client);
+        leave(&mut counts.by_network, network_of(client));
+    }
+}
+
+fn leave(counts: &mut HashMap<IpAddr, usize>, key: IpAddr) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(&key);
         }
     }
 }
@@ -78,6 +90,14 @@ fn client_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What usually has one owner: an IPv4 /24, an IPv6 /48.
+fn network_of(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4) & !0xff).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 80 << 80).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -85,7 +105,7 @@ mod tests {
 
     #[test]
     fn counts_in_total_and_by_client() {
-        let limits = Limits::new(3, 1);
+        let limits = Limits::new(3, 1, 9);
         let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let mut first = limits.enter().unwrap();
         assert!(first.assign(a));
@@ -100,7 +120,7 @@ mod tests {
 
     #[test]
     fn ipv6_clients_are_networks() {
-        let limits = Limits::new(9, 1);
+        let limits = Limits::new(9, 1, 9);
         let mut first = limits.enter().unwrap();
         assert!(first.assign("2001:db8::1".parse().unwrap()));
         assert!(!limits.enter().unwrap().assign("2001:db8::2".parse().unwrap()));
@@ -108,5 +128,19 @@ mod tests {
         let mut mapped = limits.enter().unwrap();
         assert!(mapped.assign("::ffff:192.0.2.1".parse().unwrap()));
         assert!(!limits.enter().unwrap().assign("192.0.2.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn networks_have_a_limit_of_their_own() {
+        let limits = Limits::new(9, 9, 2);
+        let mut slots: Vec<_> = (0..3).map(|_| limits.enter().unwrap()).collect();
+        assert!(slots[0].assign("192.0.2.1".parse().unwrap()) && slots[1].assign("192.0.2.200".parse().unwrap()));
+        assert!(!slots[2].assign("192.0.2.3".parse().unwrap()));
+        assert!(slots[2].assign("192.0.3.3".parse().unwrap()), "the next network");
+        slots.remove(0);
+        assert!(limits.enter().unwrap().assign("192.0.2.3".parse().unwrap()));
+        drop(slots);
+        let counts = limits.counts.lock().unwrap();
+        assert!(counts.by_client.is_empty() && counts.by_network.is_empty() && counts.total == 0);
     }
 }

@@ -1,4 +1,5 @@
 use std::{
+    hash::{Hash as _, Hasher as _},
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -65,6 +66,8 @@ struct Door {
     proxy_from: Vec<IpNet>,
     limits: Arc<Limits>,
     metrics: Metrics,
+    /// Over so many milliseconds sessions hear of a shutdown.
+    spread: u64,
 }
 
 impl Listener {
@@ -84,8 +87,13 @@ impl Listener {
             implicit_tls: port.implicit_tls,
             refusal: port.refusal,
             proxy_from: config.proxy_from.clone(),
-            limits: Limits::new(config.max_connections, config.max_connections_per_address),
+            limits: Limits::new(
+                config.max_connections,
+                config.max_connections_per_address,
+                config.max_connections_per_network,
+            ),
             metrics: Metrics::default(),
+            spread: u64::from(config.goodbye_spread_seconds) * 1_000,
         };
         Ok(Self { tcp: TcpListener::from_std(socket.into())?, door: Arc::new(door), drain: None })
     }
@@ -174,9 +182,22 @@ impl Listener {
         let Some(slot) = self.door.limits.enter() else { return self.door.refuse(&tcp) };
         let (door, shutdown, handler) = (self.door.clone(), shutdown.clone(), handler.clone());
         sessions.spawn(async move {
-            let Some((connection, _slot)) = door.admit(tcp, peer, slot, shutdown).await else { return };
+            if door.spread == 0 {
+                let Some((connection, _slot)) = door.admit(tcp, peer, slot, shutdown).await else { return };
+                let _active = Active::new(&door.metrics);
+                return handler(connection).await;
+            }
+            let own = CancellationToken::new();
+            let Some((connection, _slot)) = door.admit(tcp, peer, slot, own.clone()).await else { return };
             let _active = Active::new(&door.metrics);
-            handler(connection).await;
+            let turn = turn(connection.peer, door.spread);
+            let goodbye = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(turn).await;
+                own.cancel();
+                std::future::pending().await
+            };
+            tokio::select! { () = handler(connection) => (), () = goodbye => () }
         });
     }
 }
@@ -278,6 +299,13 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     if let Err(e) = ended {
         error!(error = %e, "session panicked");
     }
+}
+
+/// When a session hears of the shutdown: by its client's address and port, so clients are spread.
+fn turn(peer: SocketAddr, spread: u64) -> Duration {
+    let mut hasher = std::hash::DefaultHasher::new();
+    peer.hash(&mut hasher);
+    Duration::from_millis(hasher.finish() % spread.max(1))
 }
 
 /// Counts a running session, also when it panics.

@@ -58,6 +58,8 @@ pub struct TlsInfo {
     pub cipher: String,
     /// The name the client asked for.
     pub sni: Option<String>,
+    /// What SASL binds to (RFC 9266, tls-exporter); TLS 1.3 only, where it is always safe.
+    pub channel_binding: Option<[u8; 32]>,
 }
 
 /// The server's side of TLS: cheap to clone, always with the newest certificates.
@@ -106,7 +108,10 @@ impl Tls {
             _ => "TLSv1.2",
         };
         let cipher = connection.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("unknown");
+        let is_bindable = connection.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
+        let exported = connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
         let info = TlsInfo {
+            channel_binding: exported.ok().filter(|_| is_bindable),
             version,
             cipher: cipher.replacen("TLS13_", "TLS_", 1),
             sni: connection.server_name().map(str::to_owned),

@@ -264,3 +264,38 @@ fn configuration_errors_name_the_file() {
         ListenerConfig { tls_key: Some("/nowhere.key".into()), tls_cert: Some("/nowhere.pem".into()), ..half };
     assert!(missing.tls().unwrap_err().to_string().contains("/nowhere.pem"));
 }
+
+#[tokio::test]
+async fn goodbyes_are_spread_over_time() {
+    let config = ListenerConfig { goodbye_spread_seconds: 2, ..Default::default() };
+    let (listener, address) = bind(None, &config);
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(listener.serve(shutdown.clone(), |mut connection: Connection| async move {
+        connection.stream.write_all(b"hello\r\n").await.unwrap();
+        connection.shutdown.cancelled().await;
+        connection.stream.write_all(b"bye\r\n").await.unwrap();
+    }));
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        assert_eq!(line(&mut client).await, "hello");
+        clients.push(client);
+    }
+    shutdown.cancel();
+    let start = std::time::Instant::now();
+    let mut heard = Vec::new();
+    for client in clients {
+        heard.push(tokio::spawn(async move {
+            let mut client = client;
+            assert_eq!(line(&mut client).await, "bye");
+            start.elapsed().as_millis()
+        }));
+    }
+    let mut times = Vec::new();
+    for one in heard {
+        times.push(one.await.unwrap());
+    }
+    server.await.unwrap();
+    let early = times.iter().filter(|t| **t < 1_000).count();
+    assert!((5..=35).contains(&early), "{early} of 40 in the first half: {times:?}");
+}

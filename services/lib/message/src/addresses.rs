@@ -99,8 +99,13 @@ impl Lexer<'_> {
                 b'@' if spec.is_none() => {
                     self.at += 1;
                     let host = self.domain();
+                    // `Bob bob@x`: the words before the last are a name without its brackets; only
+                    // around dots may a local part have blanks (RFC 5322 §4.4, obs-local-part).
+                    let joins = |pair: &[Vec<u8>]| pair[0].ends_with(b".") || pair[1].starts_with(b".");
+                    let loose = words.windows(2).rposition(|pair| !joins(pair)).map_or(0, |at| at + 1);
+                    let local = words.split_off(loose);
                     spec = Some(EnvelopeAddress {
-                        mailbox: Some(std::mem::take(&mut words).concat()),
+                        mailbox: Some(local.concat()),
                         host: Some(host),
                         ..EnvelopeAddress::default()
                     });

@@ -79,6 +79,40 @@ pub fn sent_day(value: &[u8]) -> Option<Day> {
     Day::new(i32::try_from(year).ok()?, month, u8::try_from(day).ok()?)
 }
 
+/// The moment that a `Date:` value names, in milliseconds since 1970 (RFC 5256 §2.2, sent date).
+/// A missing or odd time is midnight, a missing or odd zone is UTC.
+pub fn sent_time(value: &[u8]) -> Option<i64> {
+    let day = sent_day(value)?;
+    let mut words = value.split(|b| b.is_ascii_whitespace()).filter(|w| !w.is_empty());
+    let clock = words.by_ref().find(|w| w.contains(&b':')).and_then(clock).unwrap_or(0);
+    let zone = words.next().map_or(0, zone);
+    Some(day.to_epoch() * 86_400_000 + (clock - zone) * 1000)
+}
+
+/// `21:52:25` or `21:52` in seconds.
+fn clock(text: &[u8]) -> Option<i64> {
+    let mut parts = text.split(|b| *b == b':').map(number);
+    let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next().map_or(Some(0), |s| s)?);
+    (hour < 24 && minute < 60 && second < 61).then(|| i64::from(hour * 3600 + minute * 60 + second))
+}
+
+/// Seconds east of Greenwich; the names are RFC 5322 §4.3's.
+fn zone(text: &[u8]) -> i64 {
+    let hours = match text.to_ascii_uppercase().as_slice() {
+        b"EDT" => -4,
+        b"EST" | b"CDT" => -5,
+        b"CST" | b"MDT" => -6,
+        b"MST" | b"PDT" => -7,
+        b"PST" => -8,
+        _ => 0,
+    };
+    let Some((sign, digits)) = text.split_first().filter(|(s, d)| matches!(s, b'+' | b'-') && d.len() == 4) else {
+        return hours * 3600;
+    };
+    let offset = number(digits).map_or(0, |n| i64::from(n / 100 * 3600 + n % 100 * 60));
+    if *sign == b'-' { -offset } else { offset }
+}
+
 fn number(text: &[u8]) -> Option<u32> {
     if text.is_empty() || text.len() > 4 {
         return None;
@@ -103,6 +137,15 @@ mod tests {
         for text in ["", "Mon", "30 Feb 2020", "Feb 7 2020", "7 Xyz 2020", "99999999999 Jan 2020"] {
             assert_eq!(sent_day(text.as_bytes()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn moments_of_the_date_field() {
+        assert_eq!(sent_time(b"Mon, 7 Feb 1994 21:52:25 -0800 (PST)"), Some(760_686_745_000));
+        assert_eq!(sent_time(b"Mon, 7 Feb 1994 21:52:25 PST"), Some(760_686_745_000));
+        assert_eq!(sent_time(b"1 Jan 1970 00:01"), Some(60_000));
+        assert_eq!(sent_time(b"1 Jan 1970 99:01 +01x0"), Some(0));
+        assert_eq!(sent_time(b"nonsense"), None);
     }
 
     #[test]

@@ -67,31 +67,24 @@ pub fn decode_transfer<'a>(body: &'a [u8], encoding: Option<&[u8]>) -> Cow<'a, [
     }
 }
 
-/// Text in UTF-8: from UTF-8, ASCII, Latin-1, Latin-9 and Windows-1252; others as far as they are UTF-8.
+/// Text in UTF-8, from any charset that browsers know too; others as far as they are UTF-8.
+/// What is labelled Latin-1 is read as Windows-1252, which it really is.
 pub fn charset_to_utf8<'a>(text: &'a [u8], charset: &[u8]) -> Cow<'a, str> {
-    if text.is_ascii() {
-        return String::from_utf8_lossy(text);
-    }
-    match charset.to_ascii_lowercase().as_slice() {
-        b"iso-8859-1" | b"latin1" | b"iso-8859-15" | b"windows-1252" | b"cp1252" => {
-            let latin9 = charset.ends_with(b"15");
-            Cow::Owned(text.iter().map(|b| western(*b, latin9)).collect())
-        }
-        _ => String::from_utf8_lossy(text),
+    let is_ascii = charset.eq_ignore_ascii_case(b"us-ascii") || charset.eq_ignore_ascii_case(b"ascii");
+    match std::str::from_utf8(text) {
+        // What calls itself ASCII and is not, is UTF-8 these days, if it can be.
+        Ok(text) if is_ascii => Cow::Borrowed(text),
+        _ => encoding(charset).unwrap_or(encoding_rs::UTF_8).decode_without_bom_handling(text).0,
     }
 }
 
-/// Windows-1252, which is what mail labelled Latin-1 really is.
-fn western(byte: u8, latin9: bool) -> char {
-    const C1: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘',
-        '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
-    ];
-    match byte {
-        0xa4 if latin9 => '€',
-        0x80..=0x9f => C1[usize::from(byte - 0x80)],
-        byte => char::from(byte),
-    }
+/// Whether SEARCH may name it (RFC 9051 §6.4.4, BADCHARSET).
+pub fn knows_charset(charset: &[u8]) -> bool {
+    encoding(charset).is_some()
+}
+
+fn encoding(charset: &[u8]) -> Option<&'static encoding_rs::Encoding> {
+    encoding_rs::Encoding::for_label_no_replacement(charset)
 }
 
 /// Lenient: skips what is not of the alphabet, stops at the padding.
@@ -175,6 +168,10 @@ mod tests {
     fn charsets() {
         assert_eq!(charset_to_utf8(b"\xe4\x80", b"ISO-8859-1"), "ä€");
         assert_eq!(charset_to_utf8(b"\xa4", b"iso-8859-15"), "€");
-        assert_eq!(charset_to_utf8(b"\xff", b"koi8-r"), "\u{fffd}");
+        assert_eq!(charset_to_utf8(b"\xff", b"KOI8-R"), "Ъ");
+        assert_eq!(charset_to_utf8(b"\x1b$B8+$k\x1b(B", b"iso-2022-jp"), "見る");
+        assert_eq!(charset_to_utf8(b"\xff", b"x-nobody"), "\u{fffd}");
+        assert_eq!(charset_to_utf8("ä".as_bytes(), b"us-ascii"), "ä");
+        assert!(knows_charset(b"US-ASCII") && !knows_charset(b"x-nobody"));
     }
 }

@@ -18,6 +18,8 @@ pub enum Verb {
     Rset,
     Top,
     Uidl,
+    Utf8,
+    Lang,
     Quit,
     Unknown,
 }
@@ -38,12 +40,14 @@ impl Verb {
             Verb::Rset => "RSET",
             Verb::Top => "TOP",
             Verb::Uidl => "UIDL",
+            Verb::Utf8 => "UTF8",
+            Verb::Lang => "LANG",
             Verb::Quit => "QUIT",
             Verb::Unknown => "unknown",
         }
     }
 
-    const ALL: [Verb; 14] = [
+    const ALL: [Verb; 16] = [
         Verb::User,
         Verb::Pass,
         Verb::Auth,
@@ -57,6 +61,8 @@ impl Verb {
         Verb::Rset,
         Verb::Top,
         Verb::Uidl,
+        Verb::Utf8,
+        Verb::Lang,
         Verb::Quit,
     ];
 
@@ -92,6 +98,9 @@ pub enum Command {
         lines: u32,
     },
     Uidl(Option<u32>),
+    Utf8,
+    /// Lower-case language range, `*`, or nothing for a list (RFC 6856 §3).
+    Lang(Option<String>),
     Quit,
 }
 
@@ -138,6 +147,13 @@ impl Command {
                 [number, lines] => Command::Top { number: message_number(number)?, lines: decimal(lines)? },
                 _ => return Err(Malformed::Arguments),
             },
+            (Verb::Lang, rest) => match words(rest).as_slice() {
+                [] => Command::Lang(None),
+                [range] if is_language_range(range) => {
+                    Command::Lang(Some(String::from_utf8_lossy(range).to_ascii_lowercase()))
+                }
+                _ => return Err(Malformed::Arguments),
+            },
             (Verb::Unknown, _) => return Err(Malformed::Unknown),
             (_, Some(rest)) if !rest.trim_ascii().is_empty() => return Err(Malformed::Arguments),
             (Verb::Stls, _) => Command::Stls,
@@ -145,11 +161,17 @@ impl Command {
             (Verb::Stat, _) => Command::Stat,
             (Verb::Noop, _) => Command::Noop,
             (Verb::Rset, _) => Command::Rset,
+            (Verb::Utf8, _) => Command::Utf8,
             (Verb::Quit, _) => Command::Quit,
             (Verb::User | Verb::Pass, None) => return Err(Malformed::Arguments),
         };
         Ok(command)
     }
+}
+
+/// RFC 4647 §2.1, or `*`.
+fn is_language_range(word: &[u8]) -> bool {
+    word == b"*" || word.len() <= 64 && word.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
 }
 
 fn parse_auth(rest: &[u8]) -> Result<Command, Malformed> {

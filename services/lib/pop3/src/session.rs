@@ -99,6 +99,9 @@ enum State {
 pub struct Session {
     config: Config,
     tls: bool,
+    /// TLS gives something to bind to (RFC 5802 §6).
+    channel_binding: bool,
+    utf8: bool,
     state: State,
     input: Vec<u8>,
     /// The rest of a line that was too long is being skipped.
@@ -116,6 +119,8 @@ impl Session {
         Self {
             config,
             tls,
+            channel_binding: false,
+            utf8: false,
             state: State::Authorization(None),
             input: Vec::new(),
             skipping: false,
@@ -204,9 +209,20 @@ impl Session {
     /// TLS is up. What the client sent before is forgotten (RFC 2595 §4): it was not protected.
     pub fn tls_started(&mut self) {
         self.tls = true;
+        self.utf8 = false;
         self.input.clear();
         self.skipping = false;
         self.state = State::Authorization(None);
+    }
+
+    /// The `-PLUS` mechanisms among the configured ones can be used on this connection's TLS.
+    pub fn offer_channel_binding(&mut self) {
+        self.channel_binding = true;
+    }
+
+    /// Whether the client takes UTF-8 in headers (RFC 6856 §2); else send it a [`crate::surrogate`].
+    pub fn is_utf8(&self) -> bool {
+        self.utf8
     }
 
     /// Ends the session because the server stops; messages marked as deleted stay.

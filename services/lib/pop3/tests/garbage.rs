@@ -19,7 +19,7 @@ impl Noise {
     }
 }
 
-const PIECES: [&[u8]; 26] = [
+const PIECES: [&[u8]; 28] = [
     b"USER a",
     b"PASS b",
     b"AUTH PLAIN",
@@ -29,6 +29,8 @@ const PIECES: [&[u8]; 26] = [
     b"=",
     b"STLS",
     b"CAPA",
+    b"UTF8",
+    b"LANG de",
     b"STAT",
     b"LIST",
     b"RETR 1",

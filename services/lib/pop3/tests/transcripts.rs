@@ -339,6 +339,10 @@ fn capabilities_tell_what_can_be_used_now() {
         S: RESP-CODES
         S: AUTH-RESP-CODE
         S: PIPELINING
+        S: EXPIRE NEVER
+        S: LOGIN-DELAY 0
+        S: UTF8
+        S: LANG
         S: STLS
         S: IMPLEMENTATION Postroad
         S: .
@@ -357,6 +361,10 @@ fn capabilities_tell_what_can_be_used_now() {
         S: RESP-CODES
         S: AUTH-RESP-CODE
         S: PIPELINING
+        S: EXPIRE NEVER
+        S: LOGIN-DELAY 0
+        S: UTF8
+        S: LANG
         S: USER
         S: SASL PLAIN LOGIN
         S: IMPLEMENTATION Postroad
@@ -551,4 +559,80 @@ fn too_many_errors_close() {
         );
     }
     p.play("(closed)");
+}
+
+/// RFC 6856 §2 and §3.
+#[test]
+fn utf8_and_languages() {
+    let mut p = server(&[FIRST]);
+    p.play(
+        "
+        S: +OK …
+        C: LANG
+        S: +OK …
+        S: en English
+        S: i-default English
+        S: .
+        C: LANG EN-gb
+        S: +OK en …
+        C: LANG *
+        S: +OK i-default …
+        C: LANG uga
+        S: -ERR language is not known
+        C: LANG e\u{fc}
+        S: -ERR wrong arguments
+        C: UTF8 x
+        S: -ERR wrong arguments
+    ",
+    );
+    assert!(!p.session.is_utf8());
+    p.play(
+        "
+        C: UTF8
+        S: +OK …
+        C: USER mrose
+        S: +OK …
+        C: PASS secret
+        S: +OK …
+        C: UTF8
+        S: -ERR UTF8 comes before the login
+        C: LANG en
+        S: +OK en …
+    ",
+    );
+    assert!(p.session.is_utf8());
+}
+
+/// RFC 5802 §6: without something to bind to there is no -PLUS.
+#[test]
+fn plus_mechanisms_need_a_channel_to_bind_to() {
+    let mechanisms = vec!["SCRAM-SHA-256-PLUS".into(), "SCRAM-SHA-256".into()];
+    let list = |bound: bool| {
+        let mut p = with(Config { mechanisms: mechanisms.clone(), ..config() }, &[]);
+        if bound {
+            p.session.offer_channel_binding();
+        }
+        p
+    };
+    list(false).play(
+        "
+        S: +OK …
+        C: AUTH
+        S: +OK …
+        S: SCRAM-SHA-256
+        S: .
+        C: AUTH SCRAM-SHA-256-PLUS
+        S: -ERR unknown mechanism
+    ",
+    );
+    list(true).play(
+        "
+        S: +OK …
+        C: AUTH
+        S: +OK …
+        S: SCRAM-SHA-256-PLUS
+        S: SCRAM-SHA-256
+        S: .
+    ",
+    );
 }

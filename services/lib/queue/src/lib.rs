@@ -13,12 +13,16 @@
 
 mod consumer;
 mod producer;
+mod rates;
+mod turns;
 mod wakes;
 
 use std::time::Duration;
 
 pub use consumer::{Acknowledger, Consumer, Entry};
 pub use producer::{Item, Producer};
+pub use rates::{Penalty, Rate, Rates};
+pub use turns::{Allowance, Turn, Turns};
 pub use wakes::{Wakes, watch_wakes};
 
 /// `redis://[:password@]host:port/`, `rediss://…` with TLS, or `redis+unix:///path/to/socket`.

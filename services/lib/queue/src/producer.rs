@@ -27,6 +27,8 @@ impl Producer {
     /// Adds all of them in one pipeline and returns the stream's length after it.
     pub async fn add(&self, stream: Stream, items: &[Item]) -> Result<usize, QueueError> {
         let mut pipeline = redis::pipe();
+        // A blocked reader gets them together, and not the first one alone.
+        pipeline.atomic();
         for item in items {
             let delivery = format!("{}/{}", item.queue_id, item.number);
             pipeline

@@ -45,6 +45,8 @@ pub struct Config {
     pub drain_seconds: u64,
     /// Threads that run sessions; the number of cores when absent.
     pub worker_threads: Option<NonZeroU16>,
+    /// Certificates for calls between services; plain text when absent.
+    pub grpc_tls: Option<crate::grpc::TlsFiles>,
 }
 
 impl Default for Config {
@@ -56,6 +58,7 @@ impl Default for Config {
             trace_ratio: 1.0,
             drain_seconds: 30,
             worker_threads: None,
+            grpc_tls: None,
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Calls between services: balanced over pods, traced, always with a deadline.
 
+mod reach;
+mod retry;
+mod tls;
+
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
@@ -18,6 +22,8 @@ use tonic::{
     transport::{Channel as Transport, Endpoint, Server, channel::Change},
 };
 use tower::Service;
+
+pub use tls::{TlsFiles, install as install_tls};
 
 /// How often names are looked up again: pods come and go.
 const RESOLVE_EVERY: Duration = Duration::from_secs(2);
@@ -57,55 +63,78 @@ pub type Channel = InterceptedService<Deadline, Traced>;
 /// Streamed answers may go on after it.
 pub fn channel(peers: &Peers, deadline: Duration) -> Channel {
     let (transport, changes) = Transport::balance_channel::<SocketAddr>(1024);
-    let peers = peers.clone();
-    tokio::spawn(async move {
-        let mut known = HashSet::new();
-        loop {
-            if let Some(now) = resolve(&peers).await {
-                let gone = known.difference(&now).map(|a| Change::Remove(*a));
-                let new = now.difference(&known).map(|a| Change::Insert(*a, endpoint(*a)));
-                for change in gone.chain(new).collect::<Vec<_>>() {
-                    if changes.send(change).await.is_err() {
-                        return;
-                    }
-                }
-                known = now;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(RESOLVE_EVERY) => (),
-                () = changes.closed() => return,
-            }
-        }
-    });
+    tokio::spawn(follow(peers.clone(), changes));
     InterceptedService::new(Deadline { inner: transport, deadline }, Traced)
 }
 
-/// Nothing when no name could be looked up: the pods known so far stay.
-async fn resolve(peers: &Peers) -> Option<HashSet<SocketAddr>> {
-    let mut found = HashSet::new();
+/// Keeps the balancer at the pods that DNS names and that accept connections. A pod on a node
+/// that died stays in DNS for most of a minute, so DNS alone is not enough.
+async fn follow(peers: Peers, changes: tokio::sync::mpsc::Sender<Change<SocketAddr, Endpoint>>) {
+    let mut security = tls::installed();
+    let mut known: HashMap<SocketAddr, String> = HashMap::new();
+    let mut reach = reach::Reach::default();
+    loop {
+        if let Some(named) = resolve(&peers).await {
+            let now = reach.filter(named).await;
+            let renewed = security.as_mut().is_some_and(|s| s.has_changed().unwrap_or(false));
+            let loaded = security.as_mut().map(|s| s.borrow_and_update().clone());
+            let gone = known.keys().filter(|a| !now.contains_key(a)).map(|a| Change::Remove(*a));
+            // Inserted again, a pod gets new connections, with the renewed certificate.
+            let new = now
+                .iter()
+                .filter(|(a, _)| renewed || !known.contains_key(a))
+                .map(|(a, host)| Change::Insert(*a, endpoint(*a, host, loaded.as_deref())));
+            for change in gone.chain(new).collect::<Vec<_>>() {
+                if changes.send(change).await.is_err() {
+                    return;
+                }
+            }
+            known = now;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RESOLVE_EVERY) => (),
+            () = changes.closed() => return,
+        }
+    }
+}
+
+/// The pods and the host each was found by. Nothing when no name could be looked up: the pods
+/// known so far stay.
+async fn resolve(peers: &Peers) -> Option<HashMap<SocketAddr, String>> {
+    let mut found = HashMap::new();
     for peer in &peers.0 {
+        let host = peer.rsplit_once(':').map_or(peer.as_str(), |(host, _)| host);
         match tokio::net::lookup_host(peer.as_str()).await {
-            Ok(addresses) => found.extend(addresses),
+            Ok(addresses) => found.extend(addresses.map(|a| (a, host.trim_matches(['[', ']']).to_owned()))),
             Err(e) => tracing::debug!(peer, error = %e, "name of a peer not found"),
         }
     }
     (!found.is_empty()).then_some(found)
 }
 
-fn endpoint(address: SocketAddr) -> Endpoint {
+fn endpoint(address: SocketAddr, host: &str, security: Option<&tls::Loaded>) -> Endpoint {
     let uri = tonic::transport::Uri::builder()
-        .scheme("http")
+        .scheme(if security.is_some() { "https" } else { "http" })
         .authority(address.to_string())
         .path_and_query("/")
         .build()
         .unwrap_or_default();
-    Endpoint::from(uri)
+    let endpoint = Endpoint::from(uri)
         .connect_timeout(Duration::from_secs(2))
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    match security.map(|s| endpoint.clone().tls_config(s.client(host))) {
+        None => endpoint,
+        Some(Ok(secured)) => secured,
+        Some(Err(e)) => {
+            // The scheme stays https, so calls fail instead of going out in plain text.
+            tracing::error!(host, error = %e, "TLS to a service cannot be set up");
+            endpoint
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -139,13 +168,9 @@ impl Service<Call> for Deadline {
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let (mut inner, deadline) = (self.inner.clone(), self.deadline);
+        let (inner, deadline) = (self.inner.clone(), self.deadline);
         Box::pin(async move {
-            let answered = async {
-                std::future::poll_fn(|cx| inner.poll_ready(cx)).await?;
-                inner.call(call).await
-            };
-            match tokio::time::timeout(deadline, answered).await {
+            match tokio::time::timeout(deadline, retry::call(inner, call)).await {
                 Ok(answer) => answer,
                 Err(_) => Ok(Status::unavailable("no answer in time").into_http()),
             }
@@ -159,15 +184,20 @@ pub async fn serve(
     routes: Routes,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder()
+    let router = Server::builder()
         .layer(tower::layer::layer_fn(Whole))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
-        .await?;
+        .add_routes(routes);
+    let shutdown = shutdown.cancelled_owned();
+    match tls::installed() {
+        Some(security) => router.serve_with_incoming_shutdown(tls::incoming(listener, security), shutdown).await?,
+        None => {
+            let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, shutdown).await?;
+        }
+    }
     Ok(())
 }
 
@@ -283,6 +313,25 @@ mod tests {
         assert!(matches!(ends.recv().await, Some(Err(_))), "cancelled");
         assert!(tokio::time::timeout(Duration::from_millis(500), client.sign(half())).await.is_err());
         assert_eq!(ends.recv().await, Some(Ok(())), "complete");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_met_a_dying_pod_is_made_again_on_another() {
+        let (told, _ends) = tokio::sync::mpsc::unbounded_channel();
+        let alive = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let dying = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let peers = [&alive, &dying].map(|l| l.local_addr().expect("bound").to_string()).join(",");
+        let routes = Routes::new(proto::auth::auth_server::AuthServer::new(Reader(told)));
+        tokio::spawn(serve(alive, routes, CancellationToken::new()));
+        // Accepts, so that it is thought to be there, and says nothing.
+        tokio::spawn(async move { while dying.accept().await.is_ok() {} });
+        let peers = Peers::try_from(peers).expect("valid");
+        let mut client = proto::auth::auth_client::AuthClient::new(channel(&peers, Duration::from_secs(9)));
+        for _ in 0..100 {
+            let one = futures::stream::iter([proto::auth::VerifyRequest::default()]);
+            let status = client.verify(one).await.expect_err("a refusal is an answer");
+            assert_eq!(status.code(), Code::Unimplemented, "{status}");
+        }
     }
 
     #[tokio::test]

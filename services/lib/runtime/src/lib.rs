@@ -60,6 +60,9 @@ struct Arguments {
     /// POSTROAD_<KEY> (POSTROAD_<KEY>__<SUBKEY>) go before it.
     #[arg(long, env = "POSTROAD_CONFIG")]
     config: Option<std::path::PathBuf>,
+    /// Say whether the configuration is right, and end
+    #[arg(long)]
+    check: bool,
 }
 
 /// Runs a service to its end. Errors before it is ready are printed and end with code 1.
@@ -74,6 +77,9 @@ where
         Ok(config) => config,
         Err(e) => return fail(name, &e),
     };
+    if arguments.check {
+        return ExitCode::SUCCESS;
+    }
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     threads.enable_all();
     if let Some(n) = config.runtime().worker_threads {
@@ -101,6 +107,9 @@ where
     R: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     let own = config.runtime().clone();
+    if let Some(files) = &own.grpc_tls {
+        grpc::install_tls(files)?;
+    }
     let traces = telemetry::init(name, &own)?;
     let service = Service::detached(name);
     let http = health::serve(own.http_listen, service.health.clone()).await?;

@@ -1,7 +1,8 @@
 //! Simple Authentication and Security Layer (RFC 4422), the server's side of a login.
 //!
+//! PLAIN, LOGIN, SCRAM-SHA-256 with and without channel binding, OAUTHBEARER and XOAUTH2.
 //! A state machine over raw bytes: the protocol around it (SMTP, IMAP, POP3) does the base64,
-//! the directory verifies the password. `*` cancels are the protocol's, too.
+//! the directory verifies passwords and tokens. `*` cancels are the protocol's, too.
 //!
 //! ```
 //! use sasl::{Mechanism, Server, Step};
@@ -12,8 +13,11 @@
 //! assert_eq!(login.authcid, "bob@example.com");
 //! ```
 
+mod bearer;
 mod client;
+pub mod scram;
 mod server;
 
+pub use bearer::Bearer;
 pub use client::plain_initial_response;
 pub use server::{Login, Mechanism, Reason, Server, Step, UnknownMechanism};

@@ -365,9 +365,9 @@ fn a_refused_chunk_ends_the_connection() {
     }
     assert!(out.starts_with(b"BDAT 70000\r\nxxx"));
     client.receive(b"250 one\r\n");
-    assert!(client.wants_content());
+    assert!(client.is_sending());
     client.receive(b"552 5.3.4 enough\r\n");
-    assert!(!client.wants_content());
+    assert!(!client.is_sending());
     let Action::Finished(outcomes) = client.next() else { panic!() };
     assert!(outcomes[0].is_permanent());
     assert_eq!(client.next(), Action::Close);

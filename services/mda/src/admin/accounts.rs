@@ -18,6 +18,8 @@ struct Row {
     disabled: bool,
     quota_bytes: i64,
     used_bytes: i64,
+    pop3_dele: String,
+    pop3_show: String,
 }
 
 impl From<Row> for Account {
@@ -28,6 +30,7 @@ impl From<Row> for Account {
             disabled: row.disabled,
             quota_bytes: ids::unsigned(row.quota_bytes),
             used_bytes: ids::unsigned(row.used_bytes),
+            pop3: Some(super::pop3::from_row(&row.pop3_dele, &row.pop3_show)),
         }
     }
 }
@@ -37,18 +40,19 @@ pub async fn create(pool: &PgPool, passwords: &Passwords, request: CreateAccount
     if request.password.is_empty() {
         return Err(Status::invalid_argument("password is empty"));
     }
-    let hash = passwords.hash(request.password).await?;
+    let secrets = passwords.secrets(request.password).await?;
     let mut tx = pool.begin().await.map_err(status)?;
     // One at a time for this address, whether account or alias.
     lock_address(&mut tx, &address).await?;
     let id: Option<i64> = sqlx::query_scalar(
-        "insert into accounts (tenant_id, domain, address, password, quota_bytes)
-         select tenant_id, name, $2, $3, $4 from domains where name = $1 returning id",
+        "insert into accounts (tenant_id, domain, address, password, quota_bytes, scram)
+         select tenant_id, name, $2, $3, $4, $5 from domains where name = $1 returning id",
     )
     .bind(address.domain().as_str())
     .bind(address.key())
-    .bind(hash)
+    .bind(secrets.hash)
     .bind(ids::signed(request.quota_bytes)?)
+    .bind(secrets.scram)
     .fetch_optional(&mut *tx)
     .await
     .map_err(status)?;
@@ -81,10 +85,11 @@ pub async fn set_password(
     if request.password.is_empty() {
         return Err(Status::invalid_argument("password is empty"));
     }
-    let hash = passwords.hash(request.password).await?;
-    sqlx::query("update accounts set password = $2 where address = $1")
+    let secrets = passwords.secrets(request.password).await?;
+    sqlx::query("update accounts set password = $2, scram = $3 where address = $1")
         .bind(address.key())
-        .bind(hash)
+        .bind(secrets.hash)
+        .bind(secrets.scram)
         .execute(pool)
         .await
         .map_err(status)?;
@@ -102,11 +107,11 @@ pub async fn set_disabled(pool: &PgPool, address: &Address, disabled: bool) -> R
 }
 
 const ACCOUNTS: &str = "
-select id, address, disabled, quota_bytes,
+select id, address, disabled, quota_bytes, pop3_dele, pop3_show,
        (select coalesce(sum(size), 0)::bigint from mailboxes m where m.account_id = a.id) as used_bytes
 from accounts a";
 
-async fn one(pool: &PgPool, address: &Address) -> Result<Account, Status> {
+pub async fn one(pool: &PgPool, address: &Address) -> Result<Account, Status> {
     let row: Option<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{ACCOUNTS} where address = $1")))
         .bind(address.key())
         .fetch_optional(pool)

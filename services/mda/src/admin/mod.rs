@@ -4,6 +4,8 @@ mod accounts;
 mod aliases;
 mod dkim;
 mod domains;
+mod pause;
+mod pop3;
 mod queue;
 
 use address::{Address, Domain};
@@ -12,7 +14,8 @@ use proto::admin::{
     DeleteAccountRequest, DeleteAccountResponse, DeleteAliasRequest, DeleteAliasResponse, DeleteDomainRequest,
     DeleteDomainResponse, Domain as DomainAnswer, GetDomainRequest, ListAccountsRequest, ListAccountsResponse,
     ListAliasesRequest, ListAliasesResponse, ListDomainsRequest, ListDomainsResponse, ListQueueRequest,
-    ListQueueResponse, SetAccountDisabledRequest, SetAliasRequest, SetPasswordRequest, admin_server,
+    ListPausedDestinationsRequest, ListPausedDestinationsResponse, ListQueueResponse, PauseDestinationRequest,
+    PauseDestinationResponse, ResumeDestinationRequest, ResumeDestinationResponse, SetAccountDisabledRequest, SetAliasRequest, SetPasswordRequest, SetPop3Request, admin_server,
 };
 use sqlx::PgPool;
 use tonic::{Request, Response, Status};
@@ -23,6 +26,8 @@ pub struct Admin {
     pub pool: PgPool,
     pub passwords: Passwords,
     pub bouncer: Bouncer,
+    /// What relays think of destinations.
+    pub turns: ::queue::Turns,
 }
 
 fn domain(name: &str) -> Result<Domain, Status> {
@@ -74,6 +79,10 @@ impl admin_server::Admin for Admin {
         accounts::set_disabled(&self.pool, &address(&request.address)?, request.disabled).await.map(Response::new)
     }
 
+    async fn set_pop3(&self, request: Request<SetPop3Request>) -> Result<Response<Account>, Status> {
+        pop3::set(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
     async fn list_accounts(
         &self,
         request: Request<ListAccountsRequest>,
@@ -114,7 +123,28 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<ChangeQueueRequest>,
     ) -> Result<Response<ChangeQueueResponse>, Status> {
-        let changed = queue::change(&self.pool, &self.bouncer, request.into_inner()).await?;
+        let changed = queue::change(&self.pool, &self.turns, &self.bouncer, request.into_inner()).await?;
         Ok(Response::new(ChangeQueueResponse { changed }))
+    }
+
+    async fn pause_destination(
+        &self,
+        request: Request<PauseDestinationRequest>,
+    ) -> Result<Response<PauseDestinationResponse>, Status> {
+        pause::pause(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn resume_destination(
+        &self,
+        request: Request<ResumeDestinationRequest>,
+    ) -> Result<Response<ResumeDestinationResponse>, Status> {
+        pause::resume(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_paused_destinations(
+        &self,
+        _: Request<ListPausedDestinationsRequest>,
+    ) -> Result<Response<ListPausedDestinationsResponse>, Status> {
+        pause::list(&self.pool).await.map(Response::new)
     }
 }

@@ -11,13 +11,23 @@ use sqlx::PgPool;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::{Status, Streaming};
 
-use super::password;
+use super::{
+    issuer::Issuer,
+    password,
+    throttle::{Attempt, Throttle},
+};
 use crate::{database::status, ids};
 
 /// An exchange that stalls is dropped.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 /// One answer for every kind of wrong, in the same time: nobody learns which accounts exist.
 const WRONG: &str = "authentication failed";
+
+/// A password, as it is stored: for PLAIN, and for SCRAM (RFC 5802).
+pub struct Secrets {
+    pub hash: String,
+    pub scram: String,
+}
 
 /// Verifies passwords off the async threads, a few at a time. A success is remembered for a while
 /// by hash and password, so that a client that comes every minute costs little; a new password
@@ -26,6 +36,8 @@ const WRONG: &str = "authentication failed";
 pub struct Passwords {
     turns: Arc<Semaphore>,
     known: moka::sync::Cache<[u8; 32], ()>,
+    /// Read once from the table `secrets`.
+    secret: Arc<tokio::sync::OnceCell<Vec<u8>>>,
 }
 
 impl Default for Passwords {
@@ -34,6 +46,7 @@ impl Default for Passwords {
         Self {
             turns: Arc::new(Semaphore::new(cores)),
             known: moka::sync::Cache::builder().max_capacity(100_000).time_to_live(Duration::from_secs(300)).build(),
+            secret: Arc::default(),
         }
     }
 }
@@ -54,20 +67,29 @@ impl Passwords {
         Ok(is_right)
     }
 
-    pub async fn hash(&self, given: String) -> Result<String, Status> {
+    /// What is stored of a new password.
+    pub async fn secrets(&self, given: String) -> Result<Secrets, Status> {
         let _turn = self.turns.acquire().await.map_err(|_| Status::unavailable("shutting down"))?;
-        tokio::task::spawn_blocking(move || password::hash(&given))
+        let derive = move || password::hash(&given).map(|hash| Secrets { hash, scram: password::scram(&given) });
+        tokio::task::spawn_blocking(derive)
             .await
             .map_err(|_| Status::internal("password hash"))?
             .map_err(Status::invalid_argument)
     }
+
+    async fn scram(&self, given: String) -> Result<String, Status> {
+        let _turn = self.turns.acquire().await.map_err(|_| Status::unavailable("shutting down"))?;
+        tokio::task::spawn_blocking(move || password::scram(&given)).await.map_err(|_| Status::internal("verifier"))
+    }
 }
 
 fn fingerprint(given: &str, stored: &str) -> [u8; 32] {
+    sha256(&[stored.as_bytes(), &[0], given.as_bytes()])
+}
+
+pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    context.update(stored.as_bytes());
-    context.update(&[0]);
-    context.update(given.as_bytes());
+    parts.iter().for_each(|part| context.update(part));
     let mut key = [0; 32];
     key.iter_mut().zip(context.finish().as_ref()).for_each(|(k, h)| *k = *h);
     key
@@ -76,14 +98,37 @@ fn fingerprint(given: &str, stored: &str) -> [u8; 32] {
 pub struct Exchange {
     pub pool: PgPool,
     pub passwords: Passwords,
+    pub throttle: Throttle,
+    pub issuer: Option<Issuer>,
 }
 
+/// Of an account, what a login needs.
+#[derive(Default, sqlx::FromRow)]
+struct Row {
+    id: i64,
+    address: String,
+    password: String,
+    scram: String,
+    disabled: bool,
+    tenant_id: i64,
+    daily_recipients: i64,
+}
+
+impl Row {
+    fn success(self) -> Answer {
+        Answer::Success(Account {
+            account_id: ids::unsigned(self.id),
+            address: self.address,
+            tenant_id: ids::unsigned(self.tenant_id),
+            daily_recipients: ids::unsigned(self.daily_recipients),
+        })
+    }
+}
+
+type Answers = mpsc::Sender<Result<AuthenticateResponse, Status>>;
+
 impl Exchange {
-    pub async fn run(
-        self,
-        mut requests: Streaming<AuthenticateRequest>,
-        answers: mpsc::Sender<Result<AuthenticateResponse, Status>>,
-    ) {
+    pub async fn run(self, mut requests: Streaming<AuthenticateRequest>, answers: Answers) {
         let exchange = self.exchange(&mut requests, &answers);
         let end = tokio::time::timeout(EXCHANGE_TIMEOUT, exchange)
             .await
@@ -95,47 +140,149 @@ impl Exchange {
     async fn exchange(
         &self,
         requests: &mut Streaming<AuthenticateRequest>,
-        answers: &mpsc::Sender<Result<AuthenticateResponse, Status>>,
+        answers: &Answers,
     ) -> Result<Answer, Status> {
         let first = requests.message().await?.ok_or_else(|| Status::invalid_argument("empty stream"))?;
-        let Ok(mechanism) = first.mechanism.parse::<sasl::Mechanism>() else {
+        let mechanism = first.mechanism.parse::<sasl::Mechanism>();
+        let needs_issuer = matches!(mechanism, Ok(sasl::Mechanism::OauthBearer | sasl::Mechanism::Xoauth2));
+        let Some(mechanism) = mechanism.ok().filter(|_| !needs_issuer || self.issuer.is_some()) else {
             return Ok(Answer::Failure("mechanism is not offered".into()));
         };
         let initial = first.has_response.then_some(&first.response[..]);
-        let (mut server, mut step) = sasl::Server::start(mechanism, initial);
+        let (mut server, mut step) = sasl::Server::start_bound(mechanism, initial, &first.channel_binding);
+        // SCRAM: whose proof is awaited.
+        let mut candidate: Option<(Attempt, Option<Row>)> = None;
         loop {
-            match step {
+            step = match step {
                 sasl::Step::Challenge(challenge) => {
                     let answer = AuthenticateResponse { step: Some(Answer::Challenge(challenge.into())) };
                     answers.send(Ok(answer)).await.map_err(|_| Status::cancelled("client is gone"))?;
                     let next = requests.message().await?.ok_or_else(|| Status::cancelled("client is gone"))?;
-                    step = server.step(&next.response);
+                    server.step(&next.response)
                 }
-                sasl::Step::Verify(login) => return self.verify(login).await,
-                sasl::Step::Failed(reason) => return Ok(Answer::Failure(reason.to_string())),
+                sasl::Step::Verify(login) => return self.verify(login, &first.peer).await,
+                sasl::Step::FindVerifier { authzid, authcid } => {
+                    let attempt = self.throttle.admit(&authcid, &first.peer).await?;
+                    let account = self.find(&authcid).await?.filter(|a| !a.disabled && acts_as_self(&authzid, &authcid));
+                    let known = account.as_ref().and_then(|a| a.scram.parse().ok());
+                    let verifier = match known {
+                        Some(verifier) => verifier,
+                        None => sasl::scram::Verifier::invent(&self.secret().await?, &authcid),
+                    };
+                    candidate = Some((attempt, account));
+                    server.verifier(verifier, &nonce())
+                }
+                sasl::Step::Proven => return self.proven(candidate).await,
+                sasl::Step::CheckToken(bearer) => match self.token(&bearer, &first.peer).await? {
+                    Some(account) => return Ok(account.success()),
+                    None => server.token_refused(),
+                },
+                sasl::Step::Failed(reason) => {
+                    if let (Some((attempt, _)), sasl::Reason::Wrong) = (&candidate, reason) {
+                        self.throttle.failed(attempt).await;
+                        return Ok(Answer::Failure(WRONG.into()));
+                    }
+                    return Ok(Answer::Failure(reason.to_string()));
+                }
             }
         }
     }
 
-    async fn verify(&self, login: sasl::Login) -> Result<Answer, Status> {
-        let key = login.authcid.parse::<Address>().map(|a| a.key()).unwrap_or_default();
-        let account: Option<(i64, String, String, bool)> =
-            sqlx::query_as("select id, address, password, disabled from accounts where address = $1")
-                .bind(key)
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(status)?;
-        // Acting for another is not offered (RFC 4616 §2: authzid).
-        let acts_as_self = login.authzid.is_empty() || login.authzid.eq_ignore_ascii_case(&login.authcid);
-        let stored = account.as_ref().map_or_else(nobody, |(_, _, stored, _)| stored.clone());
-        let is_right = self.passwords.is_right(login.password, stored).await?;
-        match account {
-            Some((id, address, _, false)) if is_right && acts_as_self => {
-                Ok(Answer::Success(Account { account_id: ids::unsigned(id), address }))
+    async fn verify(&self, login: sasl::Login, peer: &str) -> Result<Answer, Status> {
+        let attempt = self.throttle.admit(&login.authcid, peer).await?;
+        let account = self.find(&login.authcid).await?;
+        let acts_as_self = acts_as_self(&login.authzid, &login.authcid);
+        let stored = account.as_ref().map_or_else(nobody, |a| a.password.clone());
+        let is_right = self.passwords.is_right(login.password.clone(), stored).await?;
+        match account.filter(|a| is_right && acts_as_self && !a.disabled) {
+            Some(account) => {
+                self.throttle.succeeded(&attempt).await;
+                if account.scram.is_empty() {
+                    self.keep_verifier(&account, login.password).await;
+                }
+                Ok(account.success())
             }
+            None => {
+                self.throttle.failed(&attempt).await;
+                Ok(Answer::Failure(WRONG.into()))
+            }
+        }
+    }
+
+    async fn proven(&self, candidate: Option<(Attempt, Option<Row>)>) -> Result<Answer, Status> {
+        match candidate {
+            Some((attempt, Some(account))) => {
+                self.throttle.succeeded(&attempt).await;
+                Ok(account.success())
+            }
+            // An invented verifier has no proof; nothing comes here without an account.
             _ => Ok(Answer::Failure(WRONG.into())),
         }
     }
+
+    /// Whoever the issuer vouches for, when it is an account of ours, and the one that was asked for.
+    async fn token(&self, bearer: &sasl::Bearer, peer: &str) -> Result<Option<Row>, Status> {
+        let Some(issuer) = &self.issuer else { return Ok(None) };
+        // Who claims nobody is counted by where he is.
+        let name = if bearer.authzid.is_empty() { peer } else { &bearer.authzid };
+        let attempt = self.throttle.admit(name, peer).await?;
+        let account = match issuer.check(&bearer.token).await? {
+            Some(address) if acts_as_self(&bearer.authzid, &address) => self.find(&address).await?,
+            _ => None,
+        };
+        let account = account.filter(|a| !a.disabled);
+        match account.is_some() {
+            true => self.throttle.succeeded(&attempt).await,
+            false => self.throttle.failed(&attempt).await,
+        }
+        Ok(account)
+    }
+
+    async fn find(&self, name: &str) -> Result<Option<Row>, Status> {
+        let key = name.parse::<Address>().map(|a| a.key()).unwrap_or_default();
+        sqlx::query_as(
+            "select id, address, password, scram, disabled, tenant_id, daily_recipients from accounts where address = $1",
+        )
+        .bind(key)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(status)
+    }
+
+    /// Passwords from before SCRAM, and imported ones, get their verifier when they are used.
+    async fn keep_verifier(&self, account: &Row, password: String) {
+        let Ok(scram) = self.passwords.scram(password).await else { return };
+        let kept = sqlx::query("update accounts set scram = $2 where id = $1 and password = $3 and scram = ''")
+            .bind(account.id)
+            .bind(scram)
+            .bind(&account.password)
+            .execute(&self.pool)
+            .await;
+        if let Err(error) = kept {
+            tracing::warn!(%error, "verifier not kept, the next login will try again");
+        }
+    }
+
+    /// What invented verifiers are made from; the same on all pods.
+    async fn secret(&self) -> Result<Vec<u8>, Status> {
+        self.passwords
+            .secret
+            .get_or_try_init(|| {
+                sqlx::query_scalar("select value from secrets where name = 'scram'").fetch_one(&self.pool)
+            })
+            .await
+            .cloned()
+            .map_err(status)
+    }
+}
+
+/// Acting for another is not offered (RFC 4616 §2: authzid).
+fn acts_as_self(authzid: &str, authcid: &str) -> bool {
+    authzid.is_empty() || authzid.eq_ignore_ascii_case(authcid)
+}
+
+fn nonce() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 /// A hash that is checked when there is no account, so that it takes as long.

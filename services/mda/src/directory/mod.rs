@@ -1,8 +1,11 @@
 //! The gRPC service Directory: who is who, and what they may do.
 
 mod authenticate;
+pub mod issuer;
 pub mod password;
 pub mod resolve;
+pub mod throttle;
+pub mod token;
 
 use std::pin::Pin;
 
@@ -16,7 +19,7 @@ use sqlx::PgPool;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
-pub use authenticate::Passwords;
+pub use authenticate::{Passwords, Secrets};
 
 use crate::{database::status, ids};
 
@@ -25,6 +28,8 @@ const MAX_RECIPIENTS: usize = 1_000;
 pub struct Directory {
     pub pool: PgPool,
     pub passwords: Passwords,
+    pub throttle: throttle::Throttle,
+    pub issuer: Option<issuer::Issuer>,
 }
 
 #[tonic::async_trait]
@@ -47,7 +52,12 @@ impl directory_server::Directory for Directory {
         request: Request<Streaming<AuthenticateRequest>>,
     ) -> Result<Response<Self::AuthenticateStream>, Status> {
         let (answers, stream) = tokio::sync::mpsc::channel(1);
-        let exchange = authenticate::Exchange { pool: self.pool.clone(), passwords: self.passwords.clone() };
+        let exchange = authenticate::Exchange {
+            pool: self.pool.clone(),
+            passwords: self.passwords.clone(),
+            throttle: self.throttle.clone(),
+            issuer: self.issuer.clone(),
+        };
         let requests = request.into_inner();
         tokio::spawn(async move { exchange.run(requests, answers).await });
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(stream))))

@@ -1,4 +1,4 @@
-//! Password hashes: Argon2id in PHC form.
+//! What is stored of a password: Argon2id in PHC form, and a SCRAM verifier (RFC 5802).
 
 use argon2::{
     Argon2,
@@ -8,6 +8,13 @@ use argon2::{
 /// Slow by design: not for an async thread.
 pub fn hash(password: &str) -> Result<String, String> {
     Argon2::default().hash_password(password.as_bytes()).map(|h| h.to_string()).map_err(|e| e.to_string())
+}
+
+/// For logins that do not send the password; slow as well.
+pub fn scram(password: &str) -> String {
+    use sasl::scram::{ITERATIONS, SALT, Verifier};
+    let salt = uuid::Uuid::new_v4();
+    Verifier::derive(password, salt.as_bytes().get(..SALT).unwrap_or_default(), ITERATIONS).to_string()
 }
 
 pub fn is_right(password: &str, stored: &str) -> bool {

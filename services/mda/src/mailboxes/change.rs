@@ -55,13 +55,23 @@ async fn lock_one(tx: &mut PgConnection, account_id: i64, mailbox_id: i64) -> Re
 /// Validates what a client may set; also used by APPEND.
 pub fn check_flags(flags: &Flags) -> Result<(i16, Vec<String>), Status> {
     let mut keywords: Vec<String> = flags.keywords.clone();
-    keywords.sort();
-    keywords.dedup();
+    settle(&mut keywords);
     let valid = |k: &String| !k.is_empty() && k.len() <= MAX_KEYWORD_LENGTH && !k.contains('\0');
     if keywords.len() > MAX_KEYWORDS || !keywords.iter().all(valid) {
         return Err(Status::invalid_argument(format!("keywords: expected at most {MAX_KEYWORDS} of 1 to 255 octets")));
     }
     Ok((i16::try_from(flags.system & SYSTEM).unwrap_or_default(), keywords))
+}
+
+/// Sorted, each once: keywords do not know case (RFC 9051 §2.3.2). The first spelling stays.
+fn settle(keywords: &mut Vec<String>) {
+    let mut seen = std::collections::HashSet::new();
+    keywords.retain(|k| seen.insert(k.to_ascii_lowercase()));
+    keywords.sort_unstable();
+}
+
+fn has(keywords: &[String], keyword: &str) -> bool {
+    keywords.iter().any(|k| k.eq_ignore_ascii_case(keyword))
 }
 
 #[derive(FromRow)]
@@ -124,13 +134,14 @@ fn differ(a: &Stored, b: &Stored) -> bool {
 }
 
 fn apply(message: &Stored, mode: Mode, flags: i16, keywords: &[String]) -> Stored {
+    let kept = |keep: bool| message.keywords.iter().filter(move |k| has(keywords, k) == keep);
+    // What the message has keeps its spelling: another one is no change.
     let mut words: Vec<String> = match mode {
-        Mode::Replace | Mode::Unspecified => keywords.to_vec(),
+        Mode::Replace | Mode::Unspecified => kept(true).chain(keywords).cloned().collect(),
         Mode::Add => message.keywords.iter().chain(keywords).cloned().collect(),
-        Mode::Remove => message.keywords.iter().filter(|k| !keywords.contains(k)).cloned().collect(),
+        Mode::Remove => kept(false).cloned().collect(),
     };
-    words.sort();
-    words.dedup();
+    settle(&mut words);
     words.truncate(MAX_KEYWORDS);
     let bits = match mode {
         Mode::Replace | Mode::Unspecified => flags,
@@ -181,15 +192,25 @@ async fn write_flags(
 }
 
 pub async fn copy(pool: &PgPool, request: CopyRequest) -> Result<CopyResponse, Status> {
-    let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
     let mut tx = pool.begin().await.map_err(status)?;
-    let locked = lock(&mut tx, account_id, mailbox_id, Some(&request.target)).await?;
+    let answer = copy_in(&mut tx, &request).await?;
+    tx.commit().await.map_err(status)?;
+    Ok(answer)
+}
+
+/// Within the caller's transaction.
+pub async fn copy_in(tx: &mut PgConnection, request: &CopyRequest) -> Result<CopyResponse, Status> {
+    let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
+    let locked = lock(&mut *tx, account_id, mailbox_id, Some(&request.target)).await?;
     let source = locked.iter().find(|m| m.id == mailbox_id).ok_or_else(|| Status::not_found("no such mailbox"))?;
     let target = locked
         .iter()
         .find(|m| m.name == request.target)
         .ok_or_else(|| Status::failed_precondition("no such target mailbox"))?;
     let (first, last) = bounds(&request.uids);
+    if !request.r#move {
+        room_for_copy(&mut *tx, account_id, mailbox_id, &first, &last).await?;
+    }
     let copied: Vec<(i64, i64)> = sqlx::query_as(
         "with picked as (
              select m.*, row_number() over (order by m.uid) as k from messages m
@@ -226,19 +247,56 @@ pub async fn copy(pool: &PgPool, request: CopyRequest) -> Result<CopyResponse, S
         // Within one mailbox the copy has already taken the next mod-sequence.
         let modseq = source.highest_modseq + if source.id == target.id { 2 } else { 1 };
         let uids: Vec<i64> = copied.iter().map(|(from, _)| *from).collect();
-        remove(&mut tx, account_id, source.id, modseq, &uids).await.map_err(status)?;
+        remove(&mut *tx, account_id, source.id, modseq, &uids).await.map_err(status)?;
         highest_modseq = ids::unsigned(modseq);
     }
     let uid_validity = uid(target.uid_validity);
-    tx.commit().await.map_err(status)?;
     let (source_uids, target_uids) = copied.into_iter().map(|(from, to)| (uid(from), uid(to))).unzip();
     Ok(CopyResponse { uid_validity, source_uids, target_uids, highest_modseq })
 }
 
+/// PERMISSION_DENIED when the copies would not fit into the account (RFC 9208 §4.4).
+async fn room_for_copy(
+    tx: &mut PgConnection,
+    account_id: i64,
+    mailbox_id: i64,
+    first: &[i64],
+    last: &[i64],
+) -> Result<(), Status> {
+    let limit: Option<i64> = sqlx::query_scalar("select quota_bytes from accounts where id = $1 and quota_bytes > 0")
+        .bind(account_id)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(status)?;
+    let Some(limit) = limit else { return Ok(()) };
+    let after: i64 = sqlx::query_scalar(
+        "select ((select coalesce(sum(size), 0) from mailboxes where account_id = $1)
+              + (select coalesce(sum(m.size), 0) from messages m
+                 where m.account_id = $1 and m.mailbox_id = $2
+                   and exists (select from unnest($3::bigint[], $4::bigint[]) r (first, last)
+                               where m.uid between r.first and r.last)))::bigint",
+    )
+    .bind(account_id)
+    .bind(mailbox_id)
+    .bind(first)
+    .bind(last)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(status)?;
+    if after > limit { Err(Status::permission_denied("quota exceeded")) } else { Ok(()) }
+}
+
 pub async fn expunge(pool: &PgPool, request: ExpungeRequest) -> Result<ExpungeResponse, Status> {
-    let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
     let mut tx = pool.begin().await.map_err(status)?;
-    let mailbox = lock_one(&mut tx, account_id, mailbox_id).await?;
+    let answer = expunge_in(&mut tx, &request).await?;
+    tx.commit().await.map_err(status)?;
+    Ok(answer)
+}
+
+/// Within the caller's transaction.
+pub async fn expunge_in(tx: &mut PgConnection, request: &ExpungeRequest) -> Result<ExpungeResponse, Status> {
+    let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
+    let mailbox = lock_one(&mut *tx, account_id, mailbox_id).await?;
     let (first, last) = bounds(&request.uids);
     let uids: Vec<i64> = sqlx::query_scalar(
         "select m.uid from messages m
@@ -260,14 +318,13 @@ pub async fn expunge(pool: &PgPool, request: ExpungeRequest) -> Result<ExpungeRe
     let mut highest_modseq = mailbox.highest_modseq;
     if !uids.is_empty() {
         highest_modseq += 1;
-        remove(&mut tx, account_id, mailbox_id, highest_modseq, &uids).await.map_err(status)?;
+        remove(&mut *tx, account_id, mailbox_id, highest_modseq, &uids).await.map_err(status)?;
     }
-    tx.commit().await.map_err(status)?;
     Ok(ExpungeResponse { expunged: ranges(uids.into_iter().map(uid)), highest_modseq: ids::unsigned(highest_modseq) })
 }
 
 /// Takes messages out of a locked mailbox, tells so to those who were away, lets go of contents.
-async fn remove(
+pub async fn remove(
     tx: &mut PgConnection,
     account_id: i64,
     mailbox_id: i64,
@@ -297,4 +354,25 @@ async fn remove(
     .fetch_all(&mut *tx)
     .await?;
     release(&mut *tx, &contents).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|k| (*k).to_owned()).collect()
+    }
+
+    #[test]
+    fn keywords_do_not_know_case() {
+        let message = Stored { uid: 1, modseq: 1, flags: 0, keywords: words(&["$Forwarded", "Work"]) };
+        let after = |mode, given: &[&str]| {
+            let (_, keywords) = check_flags(&Flags { system: 0, keywords: words(given) }).expect("valid");
+            apply(&message, mode, 0, &keywords).keywords
+        };
+        assert_eq!(after(Mode::Add, &["$FORWARDED", "new", "NEW"]), words(&["$Forwarded", "Work", "new"]));
+        assert_eq!(after(Mode::Remove, &["work"]), words(&["$Forwarded"]));
+        assert_eq!(after(Mode::Replace, &["WORK", "x"]), words(&["Work", "x"]));
+    }
 }

@@ -29,6 +29,7 @@ struct Row {
     keywords: Vec<String>,
     size: i32,
     internal_date: DateTime<Utc>,
+    saved_at: Option<DateTime<Utc>>,
     content_id: Uuid,
 }
 
@@ -52,7 +53,7 @@ pub async fn fetch(
     let mut after = 0i64;
     loop {
         let rows: Vec<Row> = sqlx::query_as(
-            "select m.uid, m.modseq, m.flags, m.keywords, m.size, m.internal_date, m.content_id
+            "select m.uid, m.modseq, m.flags, m.keywords, m.size, m.internal_date, m.saved_at, m.content_id
              from messages m
              where m.account_id = $1 and m.mailbox_id = $2 and m.uid > $3 and m.modseq > $4
                and exists (select from unnest($5::bigint[], $6::bigint[]) r (first, last)
@@ -78,7 +79,7 @@ pub async fn fetch(
             let messages = if wants_content {
                 with_content(&pool, batch, &request).await?
             } else {
-                batch.into_iter().map(plain).collect()
+                batch.into_iter().map(|row| plain(row, &request)).collect()
             };
             answers.send(Ok(FetchResponse { messages })).await.map_err(gone)?;
         }
@@ -89,7 +90,7 @@ pub async fn fetch(
 }
 
 fn batches(rows: Vec<Row>, request: &FetchRequest) -> Vec<Vec<Row>> {
-    let cost = |row: &Row| match (request.body, request.header || request.structure) {
+    let cost = |row: &Row| match (request.body && !is_omitted(row, request), request.header || request.structure) {
         (true, _) => usize::try_from(row.size).unwrap_or_default(),
         (false, true) => ASSUMED_HEADER,
         (false, false) => 0,
@@ -109,32 +110,44 @@ fn batches(rows: Vec<Row>, request: &FetchRequest) -> Vec<Vec<Row>> {
     batches
 }
 
-fn plain(row: Row) -> Message {
-    let Row { uid, modseq, flags, keywords, size, internal_date, .. } = row;
-    MessageRow { uid, modseq, flags, keywords, size, internal_date }.into()
+fn is_omitted(row: &Row, request: &FetchRequest) -> bool {
+    request.body && request.body_limit > 0 && row.size.unsigned_abs() > request.body_limit
+}
+
+fn plain(row: Row, request: &FetchRequest) -> Message {
+    let body_omitted = is_omitted(&row, request);
+    let Row { uid, modseq, flags, keywords, size, internal_date, saved_at, content_id } = row;
+    let message: Message = MessageRow { uid, modseq, flags, keywords, size, internal_date }.into();
+    let (mut email_id, mut save_date_ms) = (String::new(), 0);
+    if request.object_ids {
+        email_id = content_id.simple().to_string();
+        save_date_ms = saved_at.map_or(0, |at| at.timestamp_millis());
+    }
+    Message { body_omitted, email_id, save_date_ms, ..message }
 }
 
 async fn with_content(pool: &PgPool, rows: Vec<Row>, request: &FetchRequest) -> Result<Vec<Message>, Status> {
     let ids: Vec<Uuid> = rows.iter().map(|r| r.content_id).collect();
     let contents: Vec<Content> = sqlx::query_as(
         "select id, case when $2 then structure end as structure, case when $3 then header end as header,
-                case when $4 then body end as body
+                case when $4 and (size <= $5 or $5 = 0) then body end as body
          from contents where id = any ($1)",
     )
     .bind(&ids)
     .bind(request.structure)
     .bind(request.header)
     .bind(request.body)
+    .bind(i32::try_from(request.body_limit).unwrap_or(i32::MAX))
     .fetch_all(pool)
     .await
     .map_err(status)?;
     let contents: HashMap<Uuid, Content> = contents.into_iter().map(|c| (c.id, c)).collect();
     // A message that was expunged and reclaimed since its row was read is not there any more.
     let found = rows.into_iter().filter_map(|row| contents.get(&row.content_id).map(|content| (row, content)));
-    found.map(|(row, content)| join(row, content)).collect()
+    found.map(|(row, content)| join(row, content, request)).collect()
 }
 
-fn join(row: Row, content: &Content) -> Result<Message, Status> {
+fn join(row: Row, content: &Content, request: &FetchRequest) -> Result<Message, Status> {
     let size = usize::try_from(row.size).unwrap_or_default();
     let unpack = |stored: &Option<Vec<u8>>| stored.as_ref().map_or(Ok(Bytes::new()), |s| decompress(s, size));
     let structure = content.structure.as_deref().map(Structure::decode).transpose();
@@ -142,6 +155,6 @@ fn join(row: Row, content: &Content) -> Result<Message, Status> {
         structure: structure.map_err(|_| Status::data_loss("stored structure is damaged"))?,
         header: unpack(&content.header)?,
         body: unpack(&content.body)?,
-        ..plain(row)
+        ..plain(row, request)
     })
 }

@@ -118,7 +118,8 @@ pub async fn delete(pool: &PgPool, request: DeleteRequest) -> Result<DeleteRespo
 /// Takes the messages of mailboxes that are gone.
 pub async fn empty(tx: &mut PgConnection, account_id: i64, mailboxes: &[i64]) -> Result<(), sqlx::Error> {
     let contents: Vec<Uuid> = sqlx::query_scalar(
-        "with vanished as (delete from expunged where account_id = $1 and mailbox_id = any ($2))
+        "with vanished as (delete from expunged where account_id = $1 and mailbox_id = any ($2)),
+              annotated as (delete from metadata where account_id = $1 and mailbox_id = any ($2))
          delete from messages where account_id = $1 and mailbox_id = any ($2) returning content_id",
     )
     .bind(account_id)

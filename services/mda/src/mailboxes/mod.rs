@@ -1,33 +1,38 @@
 //! The gRPC service Mailboxes: what IMAP and POP3 need, streamed and batched.
 
+mod account;
 mod append;
 mod change;
+mod content;
 mod fetch;
 mod folders;
 mod lock;
+mod maildrop;
 mod state;
 
 use std::pin::Pin;
 
 use futures::Stream;
 use proto::mailboxes::{
-    AppendRequest, AppendResponse, ChangesRequest, ChangesResponse, CopyRequest, CopyResponse, CreateRequest,
-    CreateResponse, DeleteRequest, DeleteResponse, ExpungeRequest, ExpungeResponse, FetchRequest, FetchResponse,
-    ListRequest, ListResponse, LockMaildropRequest, LockMaildropResponse, RenameRequest, RenameResponse, SelectRequest,
-    SelectResponse, StatusRequest, StatusResponse, StoreRequest, StoreResponse, SubscribeRequest, SubscribeResponse,
-    UidRange, UnlockMaildropRequest, UnlockMaildropResponse, WatchRequest, WatchResponse, mailboxes_server,
+    AppendRequest, AppendResponse, ChangesRequest, ChangesResponse, ContentRequest, ContentResponse, CopyRequest, CopyResponse, CreateRequest,
+    CreateResponse, DeleteRequest, DeleteResponse, ExpungeRequest, ExpungeResponse, FetchRequest, FetchResponse, GetMetadataRequest, GetMetadataResponse,
+    ListMaildropRequest, ListMaildropResponse, ListRequest, ListResponse, LockMaildropRequest, LockMaildropResponse, QuotaRequest, QuotaResponse, RenameRequest, RenameResponse, SelectRequest,
+    SelectResponse, SetMetadataRequest, SetMetadataResponse, StatusRequest, StatusResponse, StoreRequest, StoreResponse, SubscribeRequest, SubscribeResponse,
+    UidRange, UnlockMaildropRequest, UnlockMaildropResponse, UpdateMaildropRequest, UpdateMaildropResponse, WatchRequest, WatchResponse, mailboxes_server,
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+pub use append::batcher as appending;
 pub use folders::{create_defaults, empty};
 
-use crate::{ids, wakes::WakeHub};
+use crate::{ids, spool::batch::Batcher, wakes::WakeHub};
 
 pub struct Mailboxes {
     pub pool: PgPool,
+    pub appends: Batcher<append::Group>,
     pub wakes: WakeHub,
     pub max_message_size: usize,
 }
@@ -124,6 +129,31 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         Ok(streamed(move |answers| fetch::fetch(pool, request.into_inner(), answers)))
     }
 
+    type ContentStream = Answers<ContentResponse>;
+
+    async fn content(&self, request: Request<ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
+        let pool = self.pool.clone();
+        Ok(streamed(move |answers| content::content(pool, request.into_inner(), answers)))
+    }
+
+    async fn quota(&self, request: Request<QuotaRequest>) -> Result<Response<QuotaResponse>, Status> {
+        account::quota(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_metadata(
+        &self,
+        request: Request<GetMetadataRequest>,
+    ) -> Result<Response<GetMetadataResponse>, Status> {
+        account::get_metadata(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn set_metadata(
+        &self,
+        request: Request<SetMetadataRequest>,
+    ) -> Result<Response<SetMetadataResponse>, Status> {
+        account::set_metadata(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
     async fn changes(&self, request: Request<ChangesRequest>) -> Result<Response<ChangesResponse>, Status> {
         state::changes(&self.pool, request.into_inner()).await.map(Response::new)
     }
@@ -153,7 +183,7 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     }
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<AppendResponse>, Status> {
-        let (account, answer) = append::append(&self.pool, request.into_inner(), self.max_message_size).await?;
+        let (account, answer) = append::append(&self.pool, &self.appends, request.into_inner(), self.max_message_size).await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
     }
@@ -179,6 +209,27 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         request: Request<UnlockMaildropRequest>,
     ) -> Result<Response<UnlockMaildropResponse>, Status> {
         lock::unlock(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    type ListMaildropStream = Answers<ListMaildropResponse>;
+
+    async fn list_maildrop(
+        &self,
+        request: Request<ListMaildropRequest>,
+    ) -> Result<Response<Self::ListMaildropStream>, Status> {
+        let pool = self.pool.clone();
+        Ok(streamed(move |answers| maildrop::list(pool, request.into_inner(), answers)))
+    }
+
+    async fn update_maildrop(
+        &self,
+        request: Request<UpdateMaildropRequest>,
+    ) -> Result<Response<UpdateMaildropResponse>, Status> {
+        let request = request.into_inner();
+        let account = request.account_id;
+        let answer = maildrop::update(&self.pool, request).await?;
+        self.wakes.changed([account].into_iter()).await;
+        Ok(Response::new(answer))
     }
 }
 

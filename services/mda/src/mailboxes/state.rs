@@ -26,6 +26,13 @@ struct Row {
     unseen: i32,
     deleted: i32,
     size: i64,
+    recent_uid: i64,
+}
+
+impl Row {
+    fn first_recent(&self) -> u32 {
+        if self.recent_uid < self.uid_next { uid(self.recent_uid) } else { 0 }
+    }
 }
 
 impl From<&Row> for MailboxState {
@@ -39,11 +46,12 @@ impl From<&Row> for MailboxState {
             unseen: row.unseen.unsigned_abs(),
             size: ids::unsigned(row.size),
             deleted: row.deleted.unsigned_abs(),
+            ..Self::default()
         }
     }
 }
 
-const STATE: &str = "select id, name, uid_validity, uid_next, highest_modseq, messages, unseen, deleted, size
+const STATE: &str = "select id, name, uid_validity, uid_next, highest_modseq, messages, unseen, deleted, size, recent_uid
                      from mailboxes where account_id = $1";
 
 /// Sees one moment, whatever commits meanwhile.
@@ -62,7 +70,53 @@ pub async fn states(pool: &PgPool, request: StatusRequest) -> Result<StatusRespo
         let row = rows.iter().find(|r| r.name == *name)?;
         Some(NamedState { name: name.clone(), state: Some(row.into()) })
     };
-    Ok(StatusResponse { states: request.names.iter().filter_map(named).collect() })
+    let mut states: Vec<NamedState> = request.names.iter().filter_map(named).collect();
+    if request.details {
+        add_details(pool, account(request.account_id)?, &mut states).await.map_err(status)?;
+    }
+    Ok(StatusResponse { states })
+}
+
+/// What no counter tells; both are about few messages, as a rule.
+async fn add_details(pool: &PgPool, account_id: i64, states: &mut [NamedState]) -> Result<(), sqlx::Error> {
+    let details: Vec<(String, i64, i64)> = sqlx::query_as(
+        "select b.name,
+                (select count(*) from messages m
+                 where m.account_id = b.account_id and m.mailbox_id = b.id and m.uid >= b.recent_uid),
+                (select coalesce(sum(m.size), 0)::bigint from messages m
+                 where b.deleted > 0 and m.account_id = b.account_id and m.mailbox_id = b.id and m.flags & 8 <> 0)
+         from mailboxes b where b.account_id = $1 and b.name = any ($2)",
+    )
+    .bind(account_id)
+    .bind(states.iter().map(|s| s.name.clone()).collect::<Vec<_>>())
+    .fetch_all(pool)
+    .await?;
+    for (name, recent, deleted_size) in details {
+        if let Some(state) = states.iter_mut().filter(|s| s.name == name).find_map(|s| s.state.as_mut()) {
+            state.recent = uid(recent);
+            state.deleted_size = ids::unsigned(deleted_size);
+        }
+    }
+    Ok(())
+}
+
+/// Takes what is \\Recent for one session, so that no other is told (RFC 3501 §2.3.2). 0: nothing.
+/// Lost in a crash it would be told twice, which is no reason to wait for the disk.
+async fn claim_recent(pool: &PgPool, account_id: i64, mailbox_id: i64) -> Result<u32, sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
+    let first: Option<i64> = sqlx::query_scalar(
+        "update mailboxes m set recent_uid = m.uid_next
+         from (select recent_uid from mailboxes
+               where account_id = $1 and id = $2 and recent_uid < uid_next for update) old
+         where m.account_id = $1 and m.id = $2 returning old.recent_uid",
+    )
+    .bind(account_id)
+    .bind(mailbox_id)
+    .fetch_optional(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(first.map_or(0, uid))
 }
 
 pub async fn select(
@@ -80,7 +134,7 @@ pub async fn select(
         .map_err(status)?;
     let row = row.ok_or_else(|| Status::not_found("no such mailbox"))?;
     let keywords: Vec<String> = sqlx::query_scalar(
-        "select distinct k from messages, unnest(keywords) k
+        "select distinct on (lower(k)) k from messages, unnest(keywords) k
          where account_id = $1 and mailbox_id = $2 and keywords <> '{}' limit 200",
     )
     .bind(account_id)
@@ -98,16 +152,22 @@ pub async fn select(
             .await
             .map_err(status)?;
     tx.rollback().await.map_err(status)?;
+    let first_recent = match request.claim_recent {
+        true => claim_recent(&pool, account_id, row.id).await.map_err(status)?,
+        false => row.first_recent(),
+    };
     let mut head = Some((MailboxState::from(&row), keywords));
     // An empty mailbox has one batch too.
     let batches = uids.chunks(SELECT_BATCH).chain(uids.is_empty().then_some(&[][..]));
     for batch in batches {
+        let is_first = head.is_some();
         let (state, keywords) = head.take().map_or_else(Default::default, |(s, k)| (Some(s), k));
         let answer = SelectResponse {
             state,
             uids: batch.iter().map(|(u, _)| uid(*u)).collect(),
             sizes: batch.iter().map(|(_, s)| s.unsigned_abs()).collect(),
             keywords,
+            first_recent: if is_first { first_recent } else { 0 },
         };
         answers.send(Ok(answer)).await.map_err(gone)?;
     }
@@ -140,8 +200,12 @@ impl From<MessageRow> for Message {
 
 pub async fn changes(pool: &PgPool, request: ChangesRequest) -> Result<ChangesResponse, Status> {
     let mut tx = snapshot(pool).await?;
-    let answer = changes_in(&mut tx, &request).await?;
+    let mut answer = changes_in(&mut tx, &request).await?;
     tx.rollback().await.map_err(status)?;
+    if request.claim_recent && answer.first_recent > 0 {
+        let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
+        answer.first_recent = claim_recent(pool, account_id, mailbox_id).await.map_err(status)?;
+    }
     Ok(answer)
 }
 
@@ -156,7 +220,11 @@ async fn changes_in(tx: &mut PgConnection, request: &ChangesRequest) -> Result<C
         .map_err(status)?;
     let row = row.ok_or_else(|| Status::not_found("no such mailbox"))?;
     if row.highest_modseq <= since {
-        return Ok(ChangesResponse { state: Some((&row).into()), ..ChangesResponse::default() });
+        return Ok(ChangesResponse {
+            state: Some((&row).into()),
+            first_recent: row.first_recent(),
+            ..ChangesResponse::default()
+        });
     }
     let messages: Vec<MessageRow> = sqlx::query_as(
         "select uid, modseq, flags, keywords, size, internal_date from messages
@@ -181,5 +249,6 @@ async fn changes_in(tx: &mut PgConnection, request: &ChangesRequest) -> Result<C
         state: Some((&row).into()),
         messages: messages.into_iter().map(Into::into).collect(),
         vanished: ranges(vanished.into_iter().map(uid)),
+        first_recent: row.first_recent(),
     })
 }

@@ -1,6 +1,7 @@
 //! Accept: the commit that a 250 stands for (Invariant 1).
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use proto::spool::{Envelope, Event, target::To};
 use queue::{Item, Stream};
 use sqlx::{PgPool, types::Uuid};
@@ -32,6 +33,8 @@ struct Row {
     envelope: Envelope,
     deliveries: Vec<Delivery>,
     stored: Prepared,
+    /// FUTURERELEASE: nobody attempts a delivery before (RFC 4865).
+    held_until: Option<DateTime<Utc>>,
 }
 
 struct Delivery {
@@ -79,9 +82,23 @@ fn check(draft: Draft) -> Result<Row, Status> {
         queue_id: ids::parse(&envelope.queue_id)?,
         account_id: ids::signed(envelope.account_id)?,
         stored: content::prepare(&draft.content)?,
+        held_until: held_until(&envelope)?,
         deliveries,
         envelope,
     })
+}
+
+fn held_until(envelope: &Envelope) -> Result<Option<DateTime<Utc>>, Status> {
+    if envelope.not_before_ms == 0 {
+        return Ok(None);
+    }
+    let at = DateTime::from_timestamp_millis(envelope.not_before_ms);
+    let at = at.ok_or_else(|| Status::invalid_argument("release time is out of range"))?;
+    Ok(Some(at).filter(|at| *at > Utc::now()))
+}
+
+fn priority(envelope: &Envelope) -> i16 {
+    i16::try_from(envelope.priority.clamp(-9, 9)).unwrap_or_default()
 }
 
 /// One transaction for all; if the batch as a whole is refused, each alone, so that one bad
@@ -117,6 +134,9 @@ fn items(rows: &[&Row]) -> Vec<(Stream, Item)> {
         let (queue_id, traceparent) = (row.envelope.queue_id.clone(), row.envelope.traceparent.clone());
         (stream, Item { queue_id, number, traceparent })
     };
+    // What is held is the dispatcher's, later; of the rest the urgent goes first (RFC 6710 §5).
+    let mut rows: Vec<&&Row> = rows.iter().filter(|row| row.held_until.is_none()).collect();
+    rows.sort_by_key(|row| -priority(&row.envelope));
     rows.iter().flat_map(|row| row.deliveries.iter().enumerate().map(move |(n, d)| item(row, n, d))).collect()
 }
 
@@ -125,13 +145,15 @@ fn items(rows: &[&Row]) -> Vec<(Stream, Item)> {
 const WRITE: &str = "
 with m as (
     select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
-                         $8::int[], $9::bool[], $10::bool[], $11::bool[], $12::bytea[], $13::bytea[], $14::bytea[])
+                         $8::int[], $9::bool[], $10::bool[], $11::bool[], $12::bytea[], $13::bytea[], $14::bytea[],
+                         $30::bool[], $31::smallint[])
         as m (queue_id, reverse_path, account_id, message_id, envid, ret, traceparent,
-              size, eight_bit, smtputf8, junk, header, body, structure)
+              size, eight_bit, smtputf8, junk, header, body, structure, require_tls, priority)
 ), fresh as (
     insert into spool (queue_id, reverse_path, account_id, message_id, envid, ret, traceparent,
-                       size, eight_bit, smtputf8, junk)
-    select queue_id, reverse_path, account_id, message_id, envid, ret, traceparent, size, eight_bit, smtputf8, junk
+                       size, eight_bit, smtputf8, junk, require_tls, priority)
+    select queue_id, reverse_path, account_id, message_id, envid, ret, traceparent, size, eight_bit, smtputf8, junk,
+           require_tls, priority
     from m
     on conflict (queue_id) do nothing
     returning queue_id
@@ -139,10 +161,12 @@ with m as (
     insert into contents (id, size, header, body, structure)
     select queue_id, size, header, body, structure from m join fresh using (queue_id)
 ), delivery as (
-    insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, due_at)
-    select queue_id, number, recipient, account_id, remote, notify, orcpt, now() + make_interval(secs => $22)
-    from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[])
-        as d (queue_id, number, recipient, account_id, remote, notify, orcpt)
+    insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at)
+    select queue_id, number, recipient, account_id, remote, notify, orcpt, coalesce(held_until, now()),
+           coalesce(held_until, now() + make_interval(secs => $22))
+    from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[],
+                $32::timestamptz[])
+        as d (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until)
     join fresh using (queue_id)
 )
 insert into journey (queue_id, at, name, service, recipient, text, detail)
@@ -189,6 +213,9 @@ async fn write(pool: &PgPool, dispatch: &Dispatch, rows: &[&Row]) -> Result<(), 
         .bind(events.iter().map(|(_, e)| plain(&e.recipient)).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, e)| plain(&e.text)).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, e)| plain(&e.detail)).collect::<Vec<_>>())
+        .bind(column(rows, |r| r.envelope.require_tls))
+        .bind(column(rows, |r| priority(&r.envelope)))
+        .bind(deliveries.iter().map(|(r, ..)| r.held_until).collect::<Vec<_>>())
         .execute(pool)
         .await?;
     Ok(())
@@ -196,10 +223,11 @@ async fn write(pool: &PgPool, dispatch: &Dispatch, rows: &[&Row]) -> Result<(), 
 
 /// What the door saw, then that it is in the queue.
 fn journey(row: &Row) -> impl Iterator<Item = Event> {
+    let held = row.held_until.map(|at| format!(", held until {}", at.to_rfc3339())).unwrap_or_default();
     let queued = Event {
         name: "queued".into(),
         service: "mda".into(),
-        text: format!("{} bytes for {} deliveries", row.stored.size, row.deliveries.len()),
+        text: format!("{} bytes for {} deliveries{held}", row.stored.size, row.deliveries.len()),
         ..Event::default()
     };
     row.envelope.events.iter().cloned().chain([queued])

@@ -1,10 +1,10 @@
 //! Claim and Renew: one attempt at a time, under a lease that dies with its holder (Invariant 4).
 
-use proto::spool::{ClaimRequest, Claimed, DeliveryId, RenewRequest};
+use proto::spool::{ClaimRequest, Claimed, DeliveryId, GiveBackRequest, RenewRequest};
 use sqlx::{FromRow, PgPool, types::Uuid};
 use tonic::Status;
 
-use crate::{database::status, ids};
+use crate::{content::plain, database::status, ids};
 
 /// Longer leases would keep a dead relay's deliveries waiting; shorter ones cost renewals.
 const LEASE_MS: std::ops::RangeInclusive<u32> = 1_000..=600_000;
@@ -14,11 +14,19 @@ const MAX_DELIVERIES: usize = 10_000;
 const CLAIM: &str = "
 with wanted as (
     select * from unnest($1::uuid[], $2::int[]) as w (queue_id, number)
+), parked as (
+    update deliveries d set due_at = now() + interval '10 minutes'
+    from wanted join deliveries w using (queue_id, number)
+    join paused_destinations p on p.domain = lower(split_part(coalesce(w.remote, w.recipient), '@', -1))
+    where d.queue_id = wanted.queue_id and d.number = wanted.number
+      and (d.lease_until is null or d.lease_until < now())
 ), free as (
     select queue_id, number, gen_random_uuid() as token
-    from deliveries join wanted using (queue_id, number)
-    where remote is not null and not held and not_before <= now() and (lease_until is null or lease_until < now())
-    for update of deliveries skip locked
+    from deliveries d join wanted using (queue_id, number)
+    where not exists (select from paused_destinations p
+                      where p.domain = lower(split_part(coalesce(d.remote, d.recipient), '@', -1)))
+      and remote is not null and not held and not_before <= now() and (lease_until is null or lease_until < now())
+    for update of d skip locked
 )
 update deliveries d
 set lease_token = token, lease_until = now() + $3 * interval '1 millisecond',
@@ -27,7 +35,20 @@ from free join spool s using (queue_id)
 where d.queue_id = free.queue_id and d.number = free.number
 returning d.queue_id, d.number, free.token, d.remote, s.reverse_path, d.notify, d.orcpt, s.envid, s.ret, s.eight_bit,
           s.smtputf8, d.attempts, (extract(epoch from s.accepted_at) * 1000)::bigint as accepted_at_ms, s.size,
-          s.traceparent";
+          s.traceparent, s.require_tls, s.priority, d.delay_reported,
+          coalesce((select t.name from accounts a join tenants t on t.id = a.tenant_id where a.id = s.account_id), '')
+              as tenant";
+
+/// The attempt that was not made is taken back.
+const GIVE_BACK: &str = "
+update deliveries d
+set lease_token = null, lease_until = null, attempts = greatest(attempts - 1, 0),
+    not_before = now() + $4 * interval '1 millisecond',
+    due_at = now() + $4 * (1 + random()) * interval '1 millisecond',
+    last_text = case when $5 = '' then last_text else $5 end
+from unnest($1::uuid[], $2::int[], $3::uuid[]) as l (queue_id, number, token)
+where d.queue_id = l.queue_id and d.number = l.number and d.lease_token = l.token
+returning d.queue_id, d.number";
 
 #[derive(FromRow)]
 struct Row {
@@ -46,6 +67,10 @@ struct Row {
     accepted_at_ms: i64,
     size: i32,
     traceparent: String,
+    require_tls: bool,
+    priority: i16,
+    delay_reported: bool,
+    tenant: String,
 }
 
 pub async fn claim(pool: &PgPool, request: ClaimRequest) -> Result<Vec<Claimed>, Status> {
@@ -76,6 +101,11 @@ fn claimed(row: Row) -> Claimed {
         accepted_at_ms: row.accepted_at_ms,
         size: u64::from(row.size.unsigned_abs()),
         traceparent: row.traceparent,
+        require_tls: row.require_tls,
+        priority: row.priority.into(),
+        tenant: row.tenant,
+        delay_reported: row.delay_reported,
+        ..Claimed::default()
     }
 }
 
@@ -97,6 +127,22 @@ pub async fn renew(pool: &PgPool, request: RenewRequest) -> Result<Vec<DeliveryI
     .fetch_all(pool)
     .await
     .map_err(status)?;
+    Ok(rows.into_iter().map(|(queue_id, number)| delivery_id(queue_id, number)).collect())
+}
+
+pub async fn give_back(pool: &PgPool, request: GiveBackRequest) -> Result<Vec<DeliveryId>, Status> {
+    let leases: Vec<_> = request.leases.iter().map(|l| l.id.clone().unwrap_or_default()).collect();
+    let (queue_ids, numbers) = columns(&leases)?;
+    let tokens = request.leases.iter().map(|l| token(&l.token)).collect::<Result<Vec<_>, _>>()?;
+    let rows: Vec<(Uuid, i32)> = sqlx::query_as(GIVE_BACK)
+        .bind(queue_ids)
+        .bind(numbers)
+        .bind(tokens)
+        .bind(i64::from(request.after_ms))
+        .bind(plain(&request.text))
+        .fetch_all(pool)
+        .await
+        .map_err(status)?;
     Ok(rows.into_iter().map(|(queue_id, number)| delivery_id(queue_id, number)).collect())
 }
 

@@ -1,7 +1,7 @@
 //! The gRPC service Spool: from a message's acceptance to its last recipient's final state.
 
 mod accept;
-mod batch;
+pub mod batch;
 mod claim;
 mod settle;
 
@@ -12,8 +12,8 @@ use futures::Stream;
 use proto::{
     CHUNK,
     spool::{
-        AcceptRequest, AcceptResponse, ClaimRequest, ClaimResponse, ContentRequest, ContentResponse, RenewRequest,
-        RenewResponse, SettleRequest, SettleResponse, spool_server,
+        AcceptRequest, AcceptResponse, ClaimRequest, ClaimResponse, ContentRequest, ContentResponse, GiveBackRequest,
+        GiveBackResponse, RenewRequest, RenewResponse, SettleRequest, SettleResponse, spool_server,
     },
 };
 use runtime::telemetry;
@@ -61,6 +61,11 @@ impl spool_server::Spool for Spool {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let renewed = claim::renew(&self.pool, request.into_inner()).await?;
         Ok(Response::new(RenewResponse { renewed }))
+    }
+
+    async fn give_back(&self, request: Request<GiveBackRequest>) -> Result<Response<GiveBackResponse>, Status> {
+        let given_back = claim::give_back(&self.pool, request.into_inner()).await?;
+        Ok(Response::new(GiveBackResponse { given_back }))
     }
 
     type ContentStream = Pin<Box<dyn Stream<Item = Result<ContentResponse, Status>> + Send>>;

@@ -12,8 +12,8 @@ use crate::{content::plain, database::status};
 const SETTLE: &str = "
 with o as (
     select * from unnest($1::uuid[], $2::int[], $3::uuid[], $4::bool[], $5::timestamptz[],
-                         $6::text[], $7::text[], $8::text[], $9::text[])
-        as o (queue_id, number, token, final, next_attempt, name, service, text, detail)
+                         $6::text[], $7::text[], $8::text[], $9::text[], $10::bool[])
+        as o (queue_id, number, token, final, next_attempt, name, service, text, detail, delay_reported)
 ), mine as (
     select o.*, d.recipient
     from deliveries d join o using (queue_id, number)
@@ -28,7 +28,7 @@ with o as (
 ), later as (
     update deliveries d
     set lease_token = null, lease_until = null, not_before = mine.next_attempt, due_at = mine.next_attempt,
-        last_text = mine.text
+        last_text = mine.text, delay_reported = d.delay_reported or mine.delay_reported
     from mine
     where not mine.final and d.queue_id = mine.queue_id and d.number = mine.number
 ), told as (
@@ -58,6 +58,7 @@ pub async fn settle(pool: &PgPool, outcomes: Vec<Outcome>) -> Result<Vec<Deliver
         .bind(outcomes.iter().map(|o| plain(&event(o).service)).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| plain(&event(o).text)).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| plain(&event(o).detail)).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|o| matches!(&o.result, Some(Ended::Deferred(d)) if d.delay_reported)).collect::<Vec<_>>())
         .fetch_all(pool)
         .await
         .map_err(status)?;

@@ -10,6 +10,7 @@ use std::{
 use futures::Stream;
 use proto::{
     directory::{self as dir, directory_server, resolution::Kind},
+    relay::{self as pb_relay, relay_server},
     spool::{self as pb, spool_server},
 };
 use tonic::{Request, Response, Status, Streaming};
@@ -26,6 +27,13 @@ pub struct State {
     pub outcomes: Vec<pb::Outcome>,
     pub accepted: Vec<(pb::Envelope, Vec<u8>)>,
     pub refuses_renew: bool,
+    /// Words and number of deliveries that were given back.
+    pub given_back: Vec<String>,
+    pub policies: HashMap<String, pb_relay::StsPolicy>,
+    pub rests: Vec<pb_relay::RestRequest>,
+    pub tls_results: Vec<pb_relay::TlsResult>,
+    pub tls_reports: Vec<pb_relay::TlsReport>,
+    pub finished_reports: usize,
     /// Settle fails so many times.
     pub fails_settle: usize,
 }
@@ -37,6 +45,7 @@ impl Mda {
     pub fn routes(&self) -> tonic::service::Routes {
         tonic::service::Routes::new(spool_server::SpoolServer::new(self.clone()))
             .add_service(directory_server::DirectoryServer::new(self.clone()))
+            .add_service(relay_server::RelayServer::new(self.clone()))
     }
 }
 
@@ -78,6 +87,24 @@ impl spool_server::Spool for Mda {
         let leases = request.into_inner().leases;
         let renewed = if refuses { Vec::new() } else { leases.into_iter().filter_map(|l| l.id).collect() };
         Ok(Response::new(pb::RenewResponse { renewed }))
+    }
+
+    async fn give_back(
+        &self,
+        request: Request<pb::GiveBackRequest>,
+    ) -> Result<Response<pb::GiveBackResponse>, Status> {
+        let request = request.into_inner();
+        let mut state = self.0.lock().unwrap();
+        let mut given_back = Vec::new();
+        for id in request.leases.into_iter().filter_map(|l| l.id) {
+            let due = Instant::now() + Duration::from_millis(request.after_ms.into());
+            if let Some(delivery) = state.deliveries.get_mut(&(id.queue_id.clone(), id.number)) {
+                delivery.leased_until = Some(due);
+                given_back.push(id);
+            }
+        }
+        state.given_back.extend(given_back.iter().map(|_| request.text.clone()));
+        Ok(Response::new(pb::GiveBackResponse { given_back }))
     }
 
     async fn content(&self, request: Request<pb::ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
@@ -138,5 +165,57 @@ impl directory_server::Directory for Mda {
 
     async fn dkim_keys(&self, _: Request<dir::DkimKeysRequest>) -> Result<Response<dir::DkimKeysResponse>, Status> {
         Err(Status::unimplemented(""))
+    }
+}
+
+#[tonic::async_trait]
+impl relay_server::Relay for Mda {
+    async fn get_sts_policy(
+        &self,
+        request: Request<pb_relay::GetStsPolicyRequest>,
+    ) -> Result<Response<pb_relay::StsPolicy>, Status> {
+        let state = self.0.lock().unwrap();
+        let policy = state.policies.get(&request.into_inner().domain).cloned();
+        policy.map(Response::new).ok_or_else(|| Status::not_found("none"))
+    }
+
+    async fn put_sts_policy(
+        &self,
+        request: Request<pb_relay::StsPolicy>,
+    ) -> Result<Response<pb_relay::PutStsPolicyResponse>, Status> {
+        let policy = request.into_inner();
+        self.0.lock().unwrap().policies.insert(policy.domain.clone(), policy);
+        Ok(Response::new(pb_relay::PutStsPolicyResponse {}))
+    }
+
+    async fn rest(
+        &self,
+        request: Request<pb_relay::RestRequest>,
+    ) -> Result<Response<pb_relay::RestResponse>, Status> {
+        self.0.lock().unwrap().rests.push(request.into_inner());
+        Ok(Response::new(pb_relay::RestResponse {}))
+    }
+
+    async fn add_tls_results(
+        &self,
+        request: Request<pb_relay::AddTlsResultsRequest>,
+    ) -> Result<Response<pb_relay::AddTlsResultsResponse>, Status> {
+        self.0.lock().unwrap().tls_results.extend(request.into_inner().results);
+        Ok(Response::new(pb_relay::AddTlsResultsResponse {}))
+    }
+
+    async fn claim_tls_report(
+        &self,
+        _: Request<pb_relay::ClaimTlsReportRequest>,
+    ) -> Result<Response<pb_relay::TlsReport>, Status> {
+        Ok(Response::new(self.0.lock().unwrap().tls_reports.pop().unwrap_or_default()))
+    }
+
+    async fn finish_tls_report(
+        &self,
+        _: Request<pb_relay::FinishTlsReportRequest>,
+    ) -> Result<Response<pb_relay::FinishTlsReportResponse>, Status> {
+        self.0.lock().unwrap().finished_reports += 1;
+        Ok(Response::new(pb_relay::FinishTlsReportResponse {}))
     }
 }

@@ -1,22 +1,17 @@
 //! The relay with a Redis and a name server of its own, an `mda` in memory, and scripted peers.
+#![allow(dead_code, unused_imports, clippy::unwrap_used, reason = "every test uses a part of it")]
 
 mod mda;
 mod peer;
+pub mod tls;
+pub mod zone;
 
-use std::{path::PathBuf, process::Child, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::Child, time::Duration};
 
-use hickory_proto::rr::{
-    Name, RData, Record,
-    rdata::{A, MX, SOA},
-};
-use hickory_server::{
-    Server,
-    store::in_memory::InMemoryZoneHandler,
-    zone_handler::{AxfrPolicy, Catalog, ZoneType},
-};
+use hickory_server::{Server, zone_handler::Catalog};
 pub use mda::{Delivery, Mda};
 use outbound_relay::Config;
-pub use peer::{Peer, Script, Tls};
+pub use peer::{HangsUp, Peer, Script, Tls};
 use proto::spool::{Claimed, DeliveryId, Outcome, outcome::Result as End};
 use queue::{Item, Producer, Stream};
 
@@ -59,37 +54,16 @@ async fn redis() -> (Redis, queue::Url) {
     (Redis(child, folder), url)
 }
 
-/// `name MX preference host` and `name A address`; the zone is example.com.
-async fn name_server(records: &[&str]) -> (std::net::SocketAddr, Server<Catalog>) {
-    let origin = Name::from_ascii("example.com.").unwrap();
-    let mut zone: InMemoryZoneHandler =
-        InMemoryZoneHandler::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny, None);
-    let soa = RData::SOA(SOA::new(origin.clone(), origin.clone(), 1, 60, 60, 60, 60));
-    zone.upsert_mut(Record::from_rdata(origin.clone(), 60, soa), 1);
-    for record in records {
-        let words: Vec<&str> = record.split(' ').collect();
-        let data = match words[..] {
-            [_, "MX", preference, host] => {
-                RData::MX(MX::new(preference.parse().unwrap(), Name::from_ascii(host).unwrap()))
-            }
-            [_, "A", address] => RData::A(A(address.parse().unwrap())),
-            _ => panic!("{record}"),
-        };
-        zone.upsert_mut(Record::from_rdata(Name::from_ascii(words[0]).unwrap(), 60, data), 1);
-    }
-    let mut catalog = Catalog::new();
-    catalog.upsert(origin.into(), vec![Arc::new(zone)]);
-    let mut server = Server::new(catalog);
-    let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = udp.local_addr().unwrap();
-    server.register_socket(udp);
-    server.register_listener(tokio::net::TcpListener::bind(address).await.unwrap(), Duration::from_secs(5), 4096);
-    (address, server)
+pub async fn site(records: &[&str], port: u16, adjust: impl FnOnce(&mut Config)) -> Site {
+    site_with(zone::serve(records, false).await, port, adjust).await
 }
 
-pub async fn site(records: &[&str], port: u16, adjust: impl FnOnce(&mut Config)) -> Site {
+pub async fn site_with(
+    (dns, server): (std::net::SocketAddr, Server<Catalog>),
+    port: u16,
+    adjust: impl FnOnce(&mut Config),
+) -> Site {
     let (redis, url) = redis().await;
-    let (dns, server) = name_server(records).await;
     let service = runtime::Service::detached("outbound-relay");
     let mda = Mda::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -129,13 +103,29 @@ pub fn delivery(forward_path: &str) -> Claimed {
 impl Site {
     /// Queues one message to these recipients; returns its queue id.
     pub async fn submit(&self, deliveries: Vec<Claimed>) -> String {
+        self.submit_content(deliveries, CONTENT.as_bytes()).await
+    }
+
+    /// What is due is handed out again, as `mda`'s dispatcher would.
+    pub async fn hand_out_again(&self) {
+        let ids: Vec<(String, u32)> = {
+            let mut state = self.mda.0.lock().unwrap();
+            state.deliveries.values_mut().for_each(|d| d.leased_until = None);
+            state.deliveries.keys().cloned().collect()
+        };
+        let items = ids.into_iter().map(|(queue_id, number)| Item { queue_id, number, traceparent: String::new() });
+        self.producer.add(Stream::Remote, &items.collect::<Vec<_>>()).await.unwrap();
+    }
+
+    pub async fn submit_content(&self, deliveries: Vec<Claimed>, content: &[u8]) -> String {
         let queue_id = address::QueueId::from_bytes(uuid::Uuid::now_v7().into_bytes()).to_string();
         let mut items = Vec::new();
         {
             let mut state = self.mda.0.lock().unwrap();
-            state.contents.insert(queue_id.clone(), CONTENT.as_bytes().to_vec());
+            state.contents.insert(queue_id.clone(), content.to_vec());
             for (number, mut claimed) in deliveries.into_iter().enumerate() {
                 let number = number as u32;
+                claimed.size = content.len() as u64;
                 claimed.id = Some(DeliveryId { queue_id: queue_id.clone(), number });
                 items.push(Item { queue_id: queue_id.clone(), number, traceparent: claimed.traceparent.clone() });
                 state.deliveries.insert((queue_id.clone(), number), Delivery { claimed, leased_until: None });

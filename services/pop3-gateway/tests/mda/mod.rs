@@ -24,6 +24,8 @@ struct State {
     messages: Vec<(u32, Vec<u8>)>,
     lock: Option<String>,
     down: bool,
+    /// Pieces after which a message breaks off.
+    cut: Option<usize>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -36,7 +38,7 @@ impl Mda {
     pub async fn start_at(address: SocketAddr, messages: &[&[u8]]) -> Self {
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let messages = messages.iter().enumerate().map(|(i, m)| (i as u32 + 1, m.to_vec())).collect();
-        let state = Arc::new(Mutex::new(State { messages, lock: None, down: false }));
+        let state = Arc::new(Mutex::new(State { messages, lock: None, down: false, cut: None }));
         let mda = Self { address: listener.local_addr().unwrap(), state };
         let server = tonic::transport::Server::builder()
             .add_service(directory_server::DirectoryServer::new(mda.clone()))
@@ -58,6 +60,16 @@ impl Mda {
     /// From now on the database is away.
     pub fn set_down(&self, down: bool) {
         self.state.lock().unwrap().down = down;
+    }
+
+    /// Messages break off after so many pieces of 1,000 octets.
+    pub fn cut_after(&self, pieces: usize) {
+        self.state.lock().unwrap().cut = Some(pieces);
+    }
+
+    /// Another session has the maildrop now.
+    pub fn steal_lock(&self) {
+        self.state.lock().unwrap().lock = Some("somebody else".into());
     }
 
     fn up(&self) -> Result<MutexGuard<'_, State>, Status> {
@@ -86,7 +98,7 @@ impl directory_server::Directory for Mda {
                 if request.has_response {
                     said.push(request.response.to_vec());
                 }
-                let right = Step::Success(Account { account_id: ACCOUNT, address: "bob@example.com".into() });
+                let right = Step::Success(Account { account_id: ACCOUNT, address: "bob@example.com".into(), ..Default::default() });
                 let step = match (plain, &said[..]) {
                     (true, []) => Step::Challenge(Vec::new().into()),
                     (true, [message]) if message == b"\0bob@example.com\0secret word" => right,
@@ -121,19 +133,29 @@ macro_rules! not_asked_for {
         #[tonic::async_trait]
         impl mailboxes_server::Mailboxes for Mda {
             type SelectStream = Answers<SelectResponse>;
+            type ListMaildropStream = Answers<ListMaildropResponse>;
+            type ContentStream = Answers<ContentResponse>;
             type FetchStream = Answers<FetchResponse>;
             type WatchStream = Answers<WatchResponse>;
 
-            async fn select(&self, r: Request<SelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
-                self.do_select(&r.into_inner())
+            async fn select(&self, _: Request<SelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
+                Err(Status::unimplemented(""))
             }
 
-            async fn fetch(&self, r: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-                self.do_fetch(&r.into_inner())
+            async fn list_maildrop(&self, r: Request<ListMaildropRequest>) -> Result<Response<Self::ListMaildropStream>, Status> {
+                self.do_list(&r.into_inner())
             }
 
-            async fn expunge(&self, r: Request<ExpungeRequest>) -> Result<Response<ExpungeResponse>, Status> {
-                self.do_expunge(&r.into_inner())
+            async fn fetch(&self, _: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+                Err(Status::unimplemented(""))
+            }
+
+            async fn content(&self, r: Request<ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
+                self.do_content(&r.into_inner())
+            }
+
+            async fn update_maildrop(&self, r: Request<UpdateMaildropRequest>) -> Result<Response<UpdateMaildropResponse>, Status> {
+                self.do_update(&r.into_inner())
             }
 
             async fn lock_maildrop(&self, r: Request<LockMaildropRequest>) -> Result<Response<LockMaildropResponse>, Status> {
@@ -169,45 +191,49 @@ not_asked_for! {
     changes(ChangesRequest) -> ChangesResponse;
     store(StoreRequest) -> StoreResponse;
     copy(CopyRequest) -> CopyResponse;
+    expunge(ExpungeRequest) -> ExpungeResponse;
+    quota(QuotaRequest) -> QuotaResponse;
+    get_metadata(GetMetadataRequest) -> GetMetadataResponse;
+    set_metadata(SetMetadataRequest) -> SetMetadataResponse;
 }
 
 impl Mda {
-    fn do_select(&self, request: &SelectRequest) -> Result<Response<Answers<SelectResponse>>, Status> {
+    fn do_list(&self, request: &ListMaildropRequest) -> Result<Response<Answers<ListMaildropResponse>>, Status> {
         let state = self.up()?;
-        assert_eq!((request.account_id, request.name.as_str()), (ACCOUNT, "INBOX"));
-        let mailbox = MailboxState { mailbox_id: MAILBOX, uid_validity: 77, ..MailboxState::default() };
-        let first = SelectResponse { state: Some(mailbox), ..SelectResponse::default() };
-        // One row a batch: a list may come in pieces.
-        let rows: Vec<_> = state
-            .messages
-            .iter()
-            .map(|(uid, m)| SelectResponse {
-                uids: vec![*uid],
-                sizes: vec![m.len() as u32],
-                ..SelectResponse::default()
-            })
-            .collect();
+        assert_eq!(request.account_id, ACCOUNT);
+        let first = ListMaildropResponse { mailbox_id: MAILBOX, uid_validity: 77, ..Default::default() };
+        // One row a batch: a list may come in pieces. Every third one is known from elsewhere.
+        let row = |(uid, m): &(u32, Vec<u8>)| ListMaildropResponse {
+            uids: vec![*uid],
+            sizes: vec![m.len() as u32],
+            uidls: if uid % 3 == 0 { vec!["from-elsewhere".into()] } else { Vec::new() },
+            ..first.clone()
+        };
+        let rows: Vec<_> = state.messages.iter().map(row).collect();
         Ok(Response::new(Box::pin(stream::iter([first].into_iter().chain(rows).map(Ok)))))
     }
 
-    fn do_fetch(&self, request: &FetchRequest) -> Result<Response<Answers<FetchResponse>>, Status> {
+    fn do_content(&self, request: &ContentRequest) -> Result<Response<Answers<ContentResponse>>, Status> {
         let state = self.up()?;
-        let uid = request.uids[0].first;
-        let Some((_, content)) = state.messages.iter().find(|(u, _)| *u == uid) else {
-            return Ok(Response::new(Box::pin(stream::empty())));
+        let Some((_, content)) = state.messages.iter().find(|(u, _)| *u == request.uid) else {
+            return Err(Status::not_found("no such message"));
         };
-        let split = content.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
-        let body = if request.body { content[split..].to_vec() } else { Vec::new() };
-        let message =
-            Message { uid, header: content[..split].to_vec().into(), body: body.into(), ..Message::default() };
-        Ok(Response::new(Box::pin(stream::iter([Ok(FetchResponse { messages: vec![message] })]))))
+        let asked = &content[(request.start as usize).min(content.len())..(request.end as usize).min(content.len())];
+        let pieces: Vec<_> = asked.chunks(1000).map(|c| Ok(ContentResponse { chunk: c.to_vec().into() })).collect();
+        // Breaks in the middle, once.
+        let cut = state.cut.unwrap_or(pieces.len()).min(pieces.len());
+        let broken = (cut < pieces.len()).then(|| Err(Status::unavailable("gone")));
+        Ok(Response::new(Box::pin(stream::iter(pieces.into_iter().take(cut).chain(broken).collect::<Vec<_>>()))))
     }
 
-    fn do_expunge(&self, request: &ExpungeRequest) -> Result<Response<ExpungeResponse>, Status> {
+    fn do_update(&self, request: &UpdateMaildropRequest) -> Result<Response<UpdateMaildropResponse>, Status> {
         let mut state = self.up()?;
-        assert!(request.regardless && request.mailbox_id == MAILBOX);
+        assert_eq!(request.mailbox_id, MAILBOX);
+        if state.lock.as_ref() != Some(&request.token) {
+            return Err(Status::failed_precondition("not locked by this session"));
+        }
         state.messages.retain(|(uid, _)| !request.uids.iter().any(|r| (r.first..=r.last).contains(uid)));
-        Ok(Response::new(ExpungeResponse::default()))
+        Ok(Response::new(UpdateMaildropResponse::default()))
     }
 
     fn do_lock(&self, request: LockMaildropRequest) -> Result<Response<LockMaildropResponse>, Status> {

@@ -192,8 +192,9 @@ impl Plan {
             setting("submissions_listen", at(465)),
             setting("mda", mda.clone()),
             setting("auth_checker", self.peers("auth-checker")),
+            setting("redis_url", redis.clone()),
         ];
-        all.insert("smtp-ingress", [&ingress[..], &listener].concat());
+        all.insert("smtp-ingress", [&ingress[..], &listener, &dns].concat());
         let mut relay = vec![
             setting("hostname", hostname.clone()),
             setting("redis_url", redis),

@@ -31,6 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct World {
     pub database_down: AtomicBool,
     pub checker_down: AtomicBool,
+    pub logins_throttled: AtomicBool,
     /// Accepts that are committed but answered with an error.
     pub lost_answers: AtomicU32,
     pub accept_calls: AtomicU32,
@@ -48,6 +49,10 @@ impl World {
     pub fn messages(&self) -> Vec<(spool::Envelope, String)> {
         self.accepted.lock().unwrap().clone()
     }
+}
+
+fn alice() -> directory::Account {
+    directory::Account { account_id: 1, address: "alice@mx.example".into(), tenant_id: 1, ..Default::default() }
 }
 
 pub struct Fake(Arc<World>);
@@ -85,17 +90,25 @@ impl directory::directory_server::Directory for Fake {
         request: Request<Streaming<directory::AuthenticateRequest>>,
     ) -> Result<Response<Self::AuthenticateStream>, Status> {
         self.0.database()?;
+        if self.0.logins_throttled.load(Ordering::SeqCst) {
+            return Err(Status::resource_exhausted("too many failed logins"));
+        }
         let (answers, stream) = tokio::sync::mpsc::channel(1);
         let mut requests = request.into_inner();
         tokio::spawn(async move {
             let first = requests.message().await.unwrap().unwrap();
             let initial = first.has_response.then_some(&first.response[..]);
-            let (mut server, mut step) = sasl::Server::start(first.mechanism.parse().unwrap(), initial);
+            let mechanism = first.mechanism.parse().unwrap();
+            let (mut server, mut step) = sasl::Server::start_bound(mechanism, initial, &first.channel_binding);
             loop {
+                if let sasl::Step::FindVerifier { .. } = step {
+                    step = server.verifier(sasl::scram::Verifier::derive("secret", b"salt", 100), "server");
+                }
                 let answer = match step {
+                    sasl::Step::Proven => Step::Success(alice()),
                     sasl::Step::Challenge(challenge) => Step::Challenge(challenge.into()),
                     sasl::Step::Verify(l) if l.authcid == "alice@mx.example" && l.password == "secret" => {
-                        Step::Success(directory::Account { account_id: 1, address: l.authcid })
+                        Step::Success(alice())
                     }
                     _ => Step::Failure("no".into()),
                 };
@@ -168,6 +181,13 @@ impl spool::spool_server::Spool for Fake {
     }
 
     async fn content(&self, _: Request<spool::ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
+        Err(Status::unimplemented("not for the ingress"))
+    }
+
+    async fn give_back(
+        &self,
+        _: Request<spool::GiveBackRequest>,
+    ) -> Result<Response<spool::GiveBackResponse>, Status> {
         Err(Status::unimplemented("not for the ingress"))
     }
 
@@ -300,12 +320,12 @@ impl Site {
 
     pub async fn connect(&self, role: Role) -> Client {
         let tcp = TcpStream::connect(self.address(role)).await.unwrap();
-        let client = Client { stream: Wire::Plain(tcp), root: self.root.clone() };
+        let client = Client { stream: Wire::Plain(tcp), binding: None, root: self.root.clone() };
         if role == Role::Submissions { client.encrypted().await } else { client }
     }
 
     /// Plays a script: `C:` is sent, `S:` must come, `T:` is a TLS handshake. `C+` lines are
-    /// sent together with the line before; `…` at a line's end stands for any text.
+    /// sent together with the line before; `S* 250` is a whole reply of several lines; `…` at a line's end stands for any text.
     pub async fn play(&self, role: Role, script: &str) -> Client {
         self.connect(role).await.play(script).await
     }
@@ -321,6 +341,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Both for T {}
 
 pub struct Client {
     stream: Wire,
+    /// tls-exporter of the connection (RFC 9266).
+    pub binding: Option<[u8; 32]>,
     root: CertificateDer<'static>,
 }
 
@@ -344,7 +366,8 @@ impl Client {
             .with_no_client_auth();
         let name = ServerName::try_from("mx.example").unwrap();
         let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
-        Self { stream: Wire::Other(Box::new(tls)), root: self.root }
+        let exported = tls.get_ref().1.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
+        Self { stream: Wire::Other(Box::new(tls)), binding: exported.ok(), root: self.root }
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
@@ -374,6 +397,9 @@ impl Client {
                     Some(start) => assert!(got.starts_with(start), "got {got}, expected {expected}"),
                     None => assert_eq!(got, expected),
                 }
+            } else if let Some(last) = line.strip_prefix("S* ") {
+                // A whole reply of several lines.
+                while !self.line().await.expect("a reply").starts_with(&format!("{last} ")) {}
             } else if line == "T:" {
                 self = self.encrypted().await;
             } else {

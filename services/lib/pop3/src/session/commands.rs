@@ -30,7 +30,7 @@ impl Session {
                     .push_back(Effect::Authenticate { mechanism: "PLAIN".to_owned(), initial_response: Some(message) });
                 return State::LoggingIn { by_pass: true };
             }
-            Command::Auth { mechanism, .. } if !self.config.mechanisms.contains(&mechanism) => {
+            Command::Auth { mechanism, .. } if !self.mechanisms().any(|m| *m == mechanism) => {
                 self.reject(verb, "unknown mechanism");
             }
             Command::Auth { mechanism, initial_response } => {
@@ -45,6 +45,11 @@ impl Session {
                 self.effects.push_back(Effect::StartTls);
                 return State::TlsPending;
             }
+            Command::Utf8 => {
+                self.utf8 = true;
+                self.ok(verb, "UTF-8 enabled");
+            }
+            Command::Lang(range) => self.language(verb, range.as_deref()),
             Command::Capa => self.capabilities(false),
             Command::Quit => return self.goodbye("signing off"),
             _ => self.reject(verb, "log in first"),
@@ -77,6 +82,9 @@ impl Session {
                 self.ok(verb, &maildrop.summary());
             }
             Command::Noop => self.ok(verb, "nothing done"),
+            Command::Lang(range) => self.language(verb, range.as_deref()),
+            // RFC 6856 §2.1: only before login.
+            Command::Utf8 => self.error(verb, "UTF8 comes before the login"),
             Command::Capa => self.capabilities(true),
             Command::Quit => return self.update(&maildrop),
             Command::User(_) | Command::Pass(_) | Command::Auth { .. } | Command::AuthList => {

@@ -69,18 +69,36 @@ impl Session {
     }
 
     pub(super) fn list_mechanisms(&mut self, verb: Verb) {
-        let mechanisms = if self.may_log_in() { self.config.mechanisms.as_slice() } else { &[] };
-        let lines = mechanisms.iter().map(|m| format!("{m}\r\n")).collect();
+        let may_log_in = self.may_log_in();
+        let lines = self.mechanisms().filter(|_| may_log_in).map(|m| format!("{m}\r\n")).collect();
         self.multi_line(verb, "mechanisms follow", lines);
+    }
+
+    /// What can be used on this connection.
+    pub(super) fn mechanisms(&self) -> impl Iterator<Item = &String> {
+        self.config.mechanisms.iter().filter(|m| self.channel_binding || !m.ends_with("-PLUS"))
+    }
+
+    /// Our replies are in English alone (RFC 6856 §3).
+    pub(super) fn language(&mut self, verb: Verb, range: Option<&str>) {
+        match range {
+            None => self.multi_line(verb, "languages follow", "en English\r\ni-default English\r\n".to_owned()),
+            Some("*" | "i-default") => self.ok(verb, "i-default replies are in English"),
+            // RFC 4647 §3.4: `en-GB` finds `en`.
+            Some(range) if range == "en" || range.starts_with("en-") => self.ok(verb, "en replies are in English"),
+            Some(_) => self.error(verb, "language is not known"),
+        }
     }
 
     /// CAPA (RFC 2449 §5). What needs TLS first is not announced before it.
     pub(super) fn capabilities(&mut self, logged_in: bool) {
-        let mut lines = String::from("TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n");
+        let mut lines = String::from("TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n\
+             EXPIRE NEVER\r\nLOGIN-DELAY 0\r\nUTF8\r\nLANG\r\n");
         if self.may_log_in() {
             lines.push_str("USER\r\n");
-            if !self.config.mechanisms.is_empty() {
-                lines.push_str(&format!("SASL {}\r\n", self.config.mechanisms.join(" ")));
+            let mechanisms: String = self.mechanisms().map(|m| format!(" {m}")).collect();
+            if !mechanisms.is_empty() {
+                lines.push_str(&format!("SASL{mechanisms}\r\n"));
             }
         }
         if self.config.starttls && !self.tls && !logged_in {

@@ -242,9 +242,9 @@ impl Client {
         }
     }
 
-    /// Content is being sent, and nothing speaks against going on.
-    pub fn wants_content(&self) -> bool {
-        self.state == State::Content
+    /// Content or its end is being sent, and nothing speaks against going on.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.state, State::Content | State::FinalDot)
     }
 
     /// Ends the connection politely; only when [`Action::Idle`] was asked for.

@@ -78,6 +78,11 @@ impl ContentReader {
         self.seen
     }
 
+    /// There will be no content.
+    pub fn is_defective(&self) -> bool {
+        self.defect.is_some()
+    }
+
     /// Goes on to the end without keeping anything.
     pub fn discard(&mut self) {
         self.discarding = true;

@@ -1,4 +1,6 @@
+mod chunks;
 mod commands;
+mod content;
 
 use std::sync::Arc;
 
@@ -7,7 +9,7 @@ use bytes::{Buf as _, BytesMut};
 
 use super::{
     command::{MailFrom, RcptTo},
-    content::ContentReader,
+    content::{ContentReader, Limits},
 };
 use crate::{Reply, Transcript};
 
@@ -29,9 +31,38 @@ pub struct Config {
     pub auth_required: bool,
     /// Octets of content.
     pub max_message_size: u64,
+    /// Octets of a line of content without CRLF (RFC 5321 §4.5.3.1.6); 0 is no limit.
+    pub max_line: usize,
     pub max_recipients: usize,
+    /// MAIL commands of a session (RFC 9422: MAILMAX).
+    pub max_transactions: u32,
     /// Refused commands before the session is ended.
     pub max_errors: u32,
+    /// Seconds that a message may be held back (RFC 4865); `None`: not offered.
+    pub max_hold: Option<u64>,
+    /// Offer MT-PRIORITY (RFC 6710).
+    pub priorities: bool,
+    /// Ends sessions whose client pipelines where it must wait for us (RFC 2920 §3.1).
+    pub refuse_early: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".into(),
+            starttls: false,
+            mechanisms: Vec::new(),
+            auth_required: false,
+            max_message_size: 50 << 20,
+            max_line: 998,
+            max_recipients: 1000,
+            max_transactions: 1000,
+            max_errors: 20,
+            max_hold: None,
+            priorities: false,
+            refuse_early: false,
+        }
+    }
 }
 
 /// How the client introduced itself.
@@ -81,6 +112,12 @@ enum State {
         reader: ContentReader,
         refusal: Option<Reply>,
     },
+    /// Receives a chunk (RFC 3030) into `Session::chunks`, or throws it away.
+    Chunk {
+        remaining: u64,
+        last: bool,
+        refusal: Option<Reply>,
+    },
     /// Throws away the rest of a line that is too long.
     Skipping,
     Closed,
@@ -102,11 +139,20 @@ pub struct Session {
     state: State,
     encrypted: bool,
     authenticated: bool,
+    /// TLS whose channel can be bound to (RFC 5802 §6).
+    bindable: bool,
+    /// Seconds since 1970, as the caller told.
+    now: i64,
     hello: Option<Hello>,
     mail: Option<MailFrom>,
     recipients: usize,
+    /// The content of earlier chunks.
+    chunks: Option<ContentReader>,
+    transactions: u32,
     errors: u32,
     idle_commands: u32,
+    /// Why the machine itself said no, since the caller last looked.
+    refusals: Vec<&'static str>,
     out: Vec<u8>,
     transcript: Transcript,
 }
@@ -115,22 +161,39 @@ impl Session {
     /// `encrypted` on ports with implicit TLS. The greeting is the first effect.
     pub fn new(config: Arc<Config>, encrypted: bool) -> Self {
         let greeting = Reply::basic(220, [format!("{} ESMTP Postroad", config.hostname)]);
-        let mut session = Self {
+        let mut session = Self::silent(config, encrypted);
+        session.say(&greeting);
+        session.transcript.mark_opening();
+        session
+    }
+
+    /// A session that is over before it begins: instead of the greeting the client hears why
+    /// (RFC 5321 §3.1: 554, or 421).
+    pub fn turned_away(config: Arc<Config>, encrypted: bool, reply: &Reply) -> Self {
+        let mut session = Self::silent(config, encrypted);
+        session.end(reply);
+        session
+    }
+
+    fn silent(config: Arc<Config>, encrypted: bool) -> Self {
+        Self {
             config,
             state: State::Command,
             encrypted,
             authenticated: false,
+            bindable: false,
+            now: 0,
             hello: None,
             mail: None,
             recipients: 0,
+            chunks: None,
+            transactions: 0,
             errors: 0,
             idle_commands: 0,
+            refusals: Vec::new(),
             out: Vec::new(),
             transcript: Transcript::default(),
-        };
-        session.say(&greeting);
-        session.transcript.mark_opening();
-        session
+        }
     }
 
     /// Replies to pipelined commands are written together, when the input is used up
@@ -144,6 +207,7 @@ impl Session {
                 State::Closed => return Effect::Close,
                 State::Deciding(_) => return if self.out.is_empty() { Effect::Read } else { self.write() },
                 State::Content { .. } => self.read_content(input),
+                State::Chunk { .. } => self.read_chunk(input),
                 State::Skipping => self.skip_line(input),
                 State::Command | State::Challenged => self.read_line(input),
             };
@@ -154,6 +218,26 @@ impl Session {
                 Step::Effect(effect) => return effect,
             }
         }
+    }
+
+    /// The time in seconds since 1970, for what EHLO and FUTURERELEASE say about it.
+    pub fn set_now(&mut self, seconds: i64) {
+        self.now = seconds;
+    }
+
+    /// The TLS connection has an exporter to bind to: offer the `-PLUS` mechanisms.
+    pub fn offer_channel_binding(&mut self) {
+        self.bindable = true;
+    }
+
+    /// Refused commands since the last message; what a tarpit is measured by.
+    pub fn errors(&self) -> u32 {
+        self.errors
+    }
+
+    /// Why the machine itself said no since the last call, a word each, for the metrics.
+    pub fn take_refusals(&mut self) -> Vec<&'static str> {
+        std::mem::take(&mut self.refusals)
     }
 
     /// Forgets everything that was said in the clear (RFC 3207 §4.2).
@@ -182,7 +266,7 @@ impl Session {
 
     pub fn auth_failed(&mut self, reply: Reply) {
         if self.decide(Decision::Auth) {
-            self.refuse(&reply);
+            self.refuse_with(&reply);
         }
     }
 
@@ -195,7 +279,7 @@ impl Session {
     pub fn sender_refused(&mut self, reply: Reply) {
         if self.decide(Decision::Sender) {
             self.mail = None;
-            self.refuse(&reply);
+            self.refuse_with(&reply);
         }
     }
 
@@ -208,7 +292,7 @@ impl Session {
 
     pub fn recipient_refused(&mut self, reply: Reply) {
         if self.decide(Decision::Recipient) {
-            self.refuse(&reply);
+            self.refuse_with(&reply);
         }
     }
 
@@ -226,15 +310,22 @@ impl Session {
     pub fn message_refused(&mut self, reply: Reply) {
         if self.decide(Decision::Message) {
             self.reset();
-            self.refuse(&reply);
+            self.refuse_with(&reply);
         }
     }
 
     /// While content arrives: takes no more of it, and answers with `reply` at its end.
     pub fn refuse_content(&mut self, reply: Reply) {
-        if let State::Content { reader, refusal } = &mut self.state {
-            reader.discard();
-            *refusal = Some(reply);
+        match &mut self.state {
+            State::Content { reader, refusal } => {
+                reader.discard();
+                *refusal = Some(reply);
+            }
+            State::Chunk { refusal, .. } => {
+                self.chunks = None;
+                *refusal = Some(reply);
+            }
+            _ => {}
         }
     }
 
@@ -247,14 +338,17 @@ impl Session {
         }
     }
 
-    /// Octets that the content being received occupies.
+    /// Octets that the content being received occupies, also between two chunks.
     pub fn content_held(&self) -> usize {
-        if let State::Content { reader, .. } = &self.state { reader.held() } else { 0 }
+        match &self.state {
+            State::Content { reader, .. } => reader.held(),
+            _ => self.chunks.as_ref().map_or(0, ContentReader::held),
+        }
     }
 
     /// Content is being received; its timeout is another one (RFC 5321 §4.5.3.2.5).
     pub fn is_receiving(&self) -> bool {
-        matches!(self.state, State::Content { .. })
+        matches!(self.state, State::Content { .. } | State::Chunk { .. })
     }
 
     /// A transaction is open: on shutdown, wait for its end.
@@ -315,7 +409,7 @@ impl Session {
             // RFC 5321 §2.3.8: LF alone is no line end, so this is no command.
             self.state = State::Command;
             self.transcript.client(&String::from_utf8_lossy(redacted(&line, challenged)));
-            self.refuse(&super::SyntaxError::Character.reply());
+            self.refuse("syntax", &super::SyntaxError::Character.reply());
             return if challenged { Step::Effect(Effect::AuthAborted) } else { Step::Again };
         };
         if self.mail.is_none() && line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"MAIL ")) {
@@ -331,7 +425,7 @@ impl Session {
                 input.advance(end + 1);
                 self.transcript.client("[line too long]");
                 self.state = State::Command;
-                self.refuse(&Reply::new(500, (5, 5, 2), "Line too long"));
+                self.refuse("long_command", &Reply::new(500, (5, 5, 2), "Line too long"));
                 Step::Again
             }
             None => {
@@ -344,6 +438,13 @@ impl Session {
     fn reset(&mut self) {
         self.mail = None;
         self.recipients = 0;
+        self.chunks = None;
+    }
+
+    /// An empty reader for the transaction's content.
+    fn reader(&self, mail: &MailFrom) -> ContentReader {
+        let limits = Limits { content: self.config.max_message_size, line: self.config.max_line };
+        ContentReader::new(limits, mail.size.unwrap_or_default(), mail.binary)
     }
 
     fn too_large(&self) -> Reply {
@@ -356,17 +457,30 @@ impl Session {
     }
 
     fn out_of_order(&mut self, text: &str) -> Step {
-        self.refuse(&Reply::new(503, (5, 5, 1), text))
+        self.refuse("out_of_order", &Reply::new(503, (5, 5, 1), text))
+    }
+
+    /// Says no for a reason of the machine's own.
+    fn refuse(&mut self, reason: &'static str, reply: &Reply) -> Step {
+        self.refusals.push(reason);
+        self.refuse_with(reply)
+    }
+
+    /// Ends the session for a reason of the machine's own.
+    fn end_because(&mut self, reason: &'static str, reply: &Reply) -> Step {
+        self.refusals.push(reason);
+        self.end(reply);
+        Step::Again
     }
 
     /// Says no, and goodbye when it was once too often.
-    fn refuse(&mut self, reply: &Reply) -> Step {
+    fn refuse_with(&mut self, reply: &Reply) -> Step {
         self.say(reply);
         self.errors += u32::from(reply.is_permanent());
         if reply.code == 421 {
             self.state = State::Closed;
         } else if self.errors >= self.config.max_errors {
-            self.end(&Reply::new(421, (4, 7, 0), "Too many errors"));
+            return self.end_because("too_many_errors", &Reply::new(421, (4, 7, 0), "Too many errors"));
         }
         Step::Again
     }

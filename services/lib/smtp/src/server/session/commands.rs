@@ -1,4 +1,4 @@
-//! What each command, and the content after DATA, does to the session (RFC 5321 §4.1.1).
+//! What each command does to the session (RFC 5321 §4.1.1).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::BytesMut;
@@ -8,12 +8,16 @@ use crate::{
     Reply,
     server::{
         command::{Command, MailFrom, RcptTo},
-        content::{ContentReader, Defect},
+        date_time,
     },
 };
 
-/// Content beyond the limit is read to its end only this much further.
-const MAX_EXCESS: u64 = 64 << 20;
+/// What HELP tells (RFC 5321 §4.1.1.8).
+const HELP: [&str; 3] = [
+    "Commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP QUIT",
+    "STARTTLS AUTH VRFY HELP",
+    "See RFC 5321, and RFC 6409 for submission",
+];
 /// Commands without a message: more is no mail client.
 const MAX_IDLE_COMMANDS: u32 = 1000;
 
@@ -21,12 +25,17 @@ impl Session {
     pub(super) fn on_command(&mut self, line: &[u8], input: &mut BytesMut) -> Step {
         let command = match Command::parse(line) {
             Ok(command) => command,
-            Err(error) => return self.refuse(&error.reply()),
+            Err(error) => return self.refuse("syntax", &error.reply()),
         };
         self.idle_commands += 1;
         if self.idle_commands > MAX_IDLE_COMMANDS {
-            self.end(&Reply::new(421, (4, 7, 0), "Too many commands"));
-            return Step::Again;
+            return self.end_because("too_many_commands", &Reply::new(421, (4, 7, 0), "Too many commands"));
+        }
+        // These must end a group of pipelined commands (RFC 2920 §3.1): who goes on does not
+        // listen.
+        let ends_group = matches!(command, Command::Ehlo(_) | Command::Helo(_) | Command::Data);
+        if self.config.refuse_early && ends_group && !input.is_empty() {
+            return self.end_because("early_talker", &Reply::new(554, (5, 5, 0), "Wait for the reply before you go on"));
         }
         match command {
             Command::Ehlo(name) => self.on_ehlo(name),
@@ -46,10 +55,16 @@ impl Session {
                 self.ok("Ok")
             }
             Command::Noop => self.ok("Ok"),
-            Command::Help => self.say(&Reply::new(214, (2, 0, 0), "See RFC 5321 and RFC 6409")),
+            Command::Bdat { size, last } => self.on_bdat(size, last),
+            Command::Help => {
+                let lines = HELP.map(str::to_owned).to_vec();
+                self.say(&Reply { lines, ..Reply::new(214, (2, 0, 0), "") })
+            }
             // RFC 5321 §3.5.3: who exists is told by RCPT alone.
             Command::Vrfy => self.say(&Reply::new(252, (2, 5, 2), "Cannot verify, try RCPT")),
-            Command::NotImplemented => self.refuse(&Reply::new(502, (5, 5, 1), "Command not implemented")),
+            // RFC 5321 §7.3: lists are nobody's business; a client may ask without harm.
+            Command::Expn => self.say(&Reply::new(502, (5, 7, 0), "Lists are not shown")),
+            Command::NotImplemented => self.refuse("not_implemented", &Reply::new(502, (5, 5, 1), "Command not implemented")),
             Command::Quit => {
                 self.end(&Reply::new(221, (2, 0, 0), format!("{} closing connection", self.config.hostname)));
                 Step::Again
@@ -68,9 +83,23 @@ impl Session {
             lines.push("STARTTLS".into());
         }
         if self.encrypted && !self.authenticated && !self.config.mechanisms.is_empty() {
-            lines.push(format!("AUTH {}", self.config.mechanisms.join(" ")));
+            let offered: Vec<_> = self.mechanisms().collect();
+            lines.push(format!("AUTH {}", offered.join(" ")));
         }
-        lines.extend(["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "DSN"].map(str::to_owned));
+        let always = ["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "BINARYMIME"];
+        lines.extend(always.map(str::to_owned));
+        if self.encrypted {
+            // RFC 8689 §2: only where the client is sure of us.
+            lines.push("REQUIRETLS".into());
+        }
+        if let Some(seconds) = self.config.max_hold {
+            let until = self.now.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX));
+            lines.push(format!("FUTURERELEASE {seconds} {}", date_time::format(until)));
+        }
+        if self.config.priorities {
+            lines.push("MT-PRIORITY".into());
+        }
+        lines.push(format!("LIMITS MAILMAX={} RCPTMAX={}", self.config.max_transactions, self.config.max_recipients));
         self.say(&Reply::basic(250, lines));
         self.transcript.mark_opening();
         Step::Again
@@ -85,27 +114,67 @@ impl Session {
         }
         if self.config.auth_required && !self.authenticated {
             let text = if self.encrypted { "Authentication required" } else { "Must issue a STARTTLS command first" };
-            return self.refuse(&Reply::new(530, (5, 7, 0), text));
+            return self.refuse("login_required", &Reply::new(530, (5, 7, 0), text));
         }
-        if mail.size.is_some_and(|size| size > self.config.max_message_size) {
-            return self.refuse(&self.too_large());
+        if self.transactions >= self.config.max_transactions {
+            let reply = Reply::new(421, (4, 7, 0), "Too many messages in one session");
+            return self.refuse("too_many_messages", &reply);
         }
-        if !mail.smtputf8 && mail.address.as_ref().is_some_and(|a| !a.is_ascii()) {
-            return self.refuse(&Reply::new(550, (5, 6, 7), "Address needs SMTPUTF8"));
+        if let Some((reason, reply)) = self.parameter_refusal(&mail) {
+            return self.refuse(reason, &reply);
         }
+        self.transactions += 1;
         self.mail = Some(mail.clone());
         self.recipients = 0;
         self.ask(Decision::Sender, Effect::Sender(mail))
     }
 
+    /// Why a parameter of MAIL cannot be honoured.
+    fn parameter_refusal(&self, mail: &MailFrom) -> Option<(&'static str, Reply)> {
+        if mail.size.is_some_and(|size| size > self.config.max_message_size) {
+            return Some(("too_large", self.too_large()));
+        }
+        if !mail.smtputf8 && mail.address.as_ref().is_some_and(|a| !a.is_ascii()) {
+            return Some(("needs_smtputf8", Reply::new(550, (5, 6, 7), "Address needs SMTPUTF8")));
+        }
+        if mail.require_tls && !self.encrypted {
+            return Some(("needs_tls", Reply::new(530, (5, 7, 10), "REQUIRETLS needs TLS on this connection, too")));
+        }
+        match (mail.hold, self.config.max_hold) {
+            (Some(hold), Some(most)) if hold.seconds(self.now) > most => {
+                let reply = Reply::new(501, (5, 5, 4), format!("Messages are held for at most {most} seconds"));
+                return Some(("held_too_long", reply));
+            }
+            (Some(_), None) => return Some(("syntax", super::super::SyntaxError::UnknownParameter.reply())),
+            _ => {}
+        }
+        if mail.priority.is_some() && !self.config.priorities {
+            return Some(("syntax", super::super::SyntaxError::UnknownParameter.reply()));
+        }
+        None
+    }
+
+    /// Mechanisms that work on this connection.
+    fn mechanisms(&self) -> impl Iterator<Item = &'static str> {
+        let bindable = self.bindable;
+        self.config.mechanisms.iter().copied().filter(move |m| bindable || !m.ends_with("-PLUS"))
+    }
+
     fn on_rcpt(&mut self, rcpt: RcptTo) -> Step {
         let Some(mail) = &self.mail else { return self.out_of_order("Send MAIL first") };
         if !mail.smtputf8 && rcpt.address.as_ref().is_some_and(|a| !a.is_ascii()) {
-            return self.refuse(&Reply::new(553, (5, 6, 7), "Address needs SMTPUTF8"));
+            return self.refuse("needs_smtputf8", &Reply::new(553, (5, 6, 7), "Address needs SMTPUTF8"));
+        }
+        if self.chunks.is_some() {
+            return self.out_of_order("RCPT after BDAT");
+        }
+        if mail.address.is_none() && self.recipients >= 1 {
+            // Reports and their like go to one; many at once are abuse or forged bounces.
+            return self.refuse("null_sender_to_many", &Reply::new(452, (4, 5, 3), "Null reverse-path: one recipient at a time"));
         }
         if self.recipients >= self.config.max_recipients {
             // RFC 5321 §4.5.3.1.10: the client sends the rest in a further transaction.
-            return self.say(&Reply::new(452, (4, 5, 3), "Too many recipients"));
+            return self.refuse("too_many_recipients", &Reply::new(452, (4, 5, 3), "Too many recipients"));
         }
         self.ask(Decision::Recipient, Effect::Recipient(rcpt))
     }
@@ -113,36 +182,15 @@ impl Session {
     fn on_data(&mut self) -> Step {
         let Some(mail) = &self.mail else { return self.out_of_order("Send MAIL first") };
         if self.recipients == 0 {
-            return self.refuse(&Reply::new(554, (5, 5, 1), "No valid recipients"));
+            return self.refuse("no_recipients", &Reply::new(554, (5, 5, 1), "No valid recipients"));
         }
-        let reader = ContentReader::new(self.config.max_message_size, mail.size.unwrap_or_default());
+        if self.chunks.is_some() || mail.binary {
+            // RFC 3030 §2 and §3.
+            return self.out_of_order("Use BDAT for the rest of this message");
+        }
+        let reader = self.reader(mail);
         self.state = State::Content { reader, refusal: None };
         self.say_basic(354, "End data with <CR><LF>.<CR><LF>")
-    }
-
-    pub(super) fn read_content(&mut self, input: &mut BytesMut) -> Step {
-        let State::Content { reader, .. } = &mut self.state else { return Step::Again };
-        if !reader.read(input) {
-            if reader.seen() > self.config.max_message_size.saturating_add(MAX_EXCESS) {
-                self.end(&Reply::new(421, (4, 3, 4), "Message far too large"));
-                return Step::Again;
-            }
-            return Step::Starved;
-        }
-        let State::Content { reader, refusal } = std::mem::replace(&mut self.state, State::Command) else {
-            return Step::Again;
-        };
-        self.transcript.client(&format!("[content of {} octets]", reader.seen()));
-        self.transcript.client(".");
-        let refusal = match (refusal, reader.finish()) {
-            (Some(reply), _) => reply,
-            (None, Ok(content)) => return self.ask(Decision::Message, Effect::Message(content)),
-            (None, Err(Defect::TooLarge)) => self.too_large(),
-            (None, Err(Defect::BareLineEnd)) => Reply::new(554, (5, 6, 0), "CR and LF must only occur together"),
-            (None, Err(Defect::Nul)) => Reply::new(554, (5, 6, 0), "NUL is not allowed in a message"),
-        };
-        self.reset();
-        self.refuse(&refusal)
     }
 
     fn on_starttls(&mut self, input: &mut BytesMut) -> Step {
@@ -160,24 +208,24 @@ impl Session {
 
     fn on_auth(&mut self, mechanism: String, initial: Option<String>) -> Step {
         if self.config.mechanisms.is_empty() {
-            return self.refuse(&Reply::new(502, (5, 5, 1), "Authentication is not offered here"));
+            return self.refuse("login_not_offered", &Reply::new(502, (5, 5, 1), "Authentication is not offered here"));
         }
         if !self.encrypted {
-            return self.refuse(&Reply::new(538, (5, 7, 11), "Encryption required for authentication"));
+            return self.refuse("needs_tls", &Reply::new(538, (5, 7, 11), "Encryption required for authentication"));
         }
         let ready = self.hello.as_ref().is_some_and(|h| h.extended) && self.mail.is_none() && !self.authenticated;
         if !ready {
             return self.out_of_order("AUTH not permitted now");
         }
-        if !self.config.mechanisms.contains(&mechanism.as_str()) {
-            return self.refuse(&Reply::new(504, (5, 5, 4), "Mechanism not supported"));
+        if !self.mechanisms().any(|m| m == mechanism) {
+            return self.refuse("unknown_mechanism", &Reply::new(504, (5, 5, 4), "Mechanism not supported"));
         }
         let initial = match initial.as_deref() {
             None => None,
             Some("=") => Some(Vec::new()), // RFC 4954 §4: an empty initial response
             Some(text) => match BASE64.decode(text) {
                 Ok(bytes) => Some(bytes),
-                Err(_) => return self.refuse(&Reply::new(501, (5, 5, 2), "Invalid base64")),
+                Err(_) => return self.refuse("syntax", &Reply::new(501, (5, 5, 2), "Invalid base64")),
             },
         };
         self.ask(Decision::Auth, Effect::Authenticate { mechanism, initial })
@@ -193,7 +241,7 @@ impl Session {
                 Err(_) => Reply::new(501, (5, 5, 2), "Invalid base64"),
             }
         };
-        self.refuse(&refusal);
+        self.refuse("login_broken", &refusal);
         Step::Effect(Effect::AuthAborted)
     }
 }

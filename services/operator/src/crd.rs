@@ -1,0 +1,85 @@
+//! The resources, from which the chart's CRDs are generated (`examples/crds.rs`).
+
+use k8s_openapi::{
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{CustomResource, CustomResourceExt as _};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::records::State;
+
+/// A domain that mail is accepted for.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "mail.postroad.dev",
+    version = "v1alpha1",
+    kind = "Domain",
+    plural = "domains",
+    shortname = "maildomain",
+    category = "postroad",
+    namespaced,
+    status = "DomainStatus",
+    printcolumn = r#"{"name":"Domain","type":"string","jsonPath":".spec.name"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name":"DNS","type":"string","jsonPath":".status.conditions[?(@.type=='DNSPublished')].status"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainSpec {
+    /// The domain, as it stands behind the @. It cannot be changed: make another resource.
+    #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "a domain cannot be renamed"}]))]
+    pub name: String,
+    /// Hosts that the MX records should point at; any of them is right. Default: the hostname of
+    /// the installation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mx: Vec<String>,
+    /// What happens to the domain when the resource is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// The domain, its keys and its mail stay.
+    #[default]
+    Retain,
+    /// The domain is removed; the resource stays until its last account and alias is gone.
+    Delete,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainStatus {
+    /// The generation that the rest belongs to.
+    pub observed_generation: Option<i64>,
+    /// `Ready`: mda knows the domain. `DNSPublished`: the records are published and right.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    /// The records to publish.
+    #[serde(default)]
+    pub records: Vec<PublishedRecord>,
+}
+
+/// A record to publish, and what was found in the DNS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedRecord {
+    /// Fully qualified, without the final dot.
+    pub name: String,
+    /// MX or TXT.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub value: String,
+    pub state: State,
+    /// What stands there instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+}
+
+/// All of them, as the chart has them.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    vec![Domain::crd()]
+}

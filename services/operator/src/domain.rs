@@ -1,0 +1,218 @@
+//! A `Domain`: applied to `mda`, looked up in the DNS, removed when it shall be.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Resource as _, ResourceExt as _,
+    api::{Patch, PatchParams},
+    runtime::{
+        controller::Action,
+        events::{Event as Told, EventType, Recorder},
+        finalizer::{self, Event, finalizer},
+    },
+};
+use proto::admin::{CreateDomainRequest, DeleteDomainRequest, DnsRecord, admin_client::AdminClient};
+use runtime::grpc::{Channel, is_transient};
+use tonic::Code;
+
+use crate::{
+    crd::{DeletionPolicy, Domain, DomainStatus, PublishedRecord},
+    metrics::Metrics,
+    records::{State, Wanted, Zone, compare},
+};
+
+pub const FINALIZER: &str = "mail.postroad.dev/domain";
+
+/// While records are missing somebody is publishing them.
+const LOOK_AGAIN_SOON: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+const AFTER_TROUBLE: Duration = Duration::from_secs(10);
+const AFTER_REFUSAL: Duration = Duration::from_secs(300);
+
+/// What reconciling needs.
+pub struct Context {
+    pub client: Client,
+    pub admin: AdminClient<Channel>,
+    pub zone: Arc<dyn Zone>,
+    /// Where MX records should point.
+    pub hostname: String,
+    pub recorder: Recorder,
+    pub metrics: Metrics,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The Kubernetes API is away, or another write came first. Transient.
+    #[error("Kubernetes API: {0}")]
+    Kube(#[from] kube::Error),
+    /// `mda` refuses or is away; see [`is_transient`].
+    #[error("mda: {}", .0.message())]
+    Admin(#[from] tonic::Status),
+    #[error(transparent)]
+    Finalizer(#[from] Box<finalizer::Error<Error>>),
+}
+
+pub async fn reconcile(domain: Arc<Domain>, context: Arc<Context>) -> Result<Action, Error> {
+    let api: Api<Domain> = Api::namespaced(context.client.clone(), &domain.namespace().unwrap_or_default());
+    let outcome = finalizer(&api, FINALIZER, domain, async |event| match event {
+        Event::Apply(domain) => apply(&domain, &context, &api).await,
+        Event::Cleanup(domain) => cleanup(&domain, &context).await,
+    })
+    .await;
+    context.metrics.count(if outcome.is_ok() { "ok" } else { "error" });
+    outcome.map_err(|e| Error::from(Box::new(e)))
+}
+
+/// When to try again after an error.
+#[allow(clippy::needless_pass_by_value, reason = "the controller's signature")]
+pub fn on_error(_: Arc<Domain>, error: &Error, _: Arc<Context>) -> Action {
+    let inner = match error {
+        Error::Finalizer(e) => match e.as_ref() {
+            finalizer::Error::ApplyFailed(e) | finalizer::Error::CleanupFailed(e) => e,
+            _ => error,
+        },
+        e => e,
+    };
+    Action::requeue(match inner {
+        Error::Admin(status) if !is_transient(status) => AFTER_REFUSAL,
+        _ => AFTER_TROUBLE,
+    })
+}
+
+async fn apply(domain: &Domain, context: &Context, api: &Api<Domain>) -> Result<Action, Error> {
+    let request = CreateDomainRequest { name: domain.spec.name.clone() };
+    let created = match context.admin.clone().create_domain(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => {
+            let ready = condition(domain, "Ready", "False", reason(&status), status.message());
+            let old = domain.status.clone().unwrap_or_default();
+            let conditions = replaced(old.conditions.clone(), ready);
+            publish(domain, context, api, DomainStatus { conditions, ..old }).await?;
+            return Err(status.into());
+        }
+    };
+    let records = look_up(domain, context, created.records).await;
+    let ready = condition(domain, "Ready", "True", "Applied", "mda accepts mail for the domain");
+    let dns = dns_condition(domain, &records);
+    let is_published = dns.status == "True";
+    let conditions = replaced(replaced(Vec::new(), ready), dns);
+    let status = DomainStatus { observed_generation: domain.meta().generation, conditions, records };
+    publish(domain, context, api, status).await?;
+    Ok(Action::requeue(if is_published { LOOK_AGAIN } else { LOOK_AGAIN_SOON }))
+}
+
+async fn cleanup(domain: &Domain, context: &Context) -> Result<Action, Error> {
+    if domain.spec.deletion_policy == DeletionPolicy::Delete {
+        let request = DeleteDomainRequest { name: domain.spec.name.clone() };
+        match context.admin.clone().delete_domain(request).await {
+            Err(status) if status.code() != Code::NotFound => {
+                tell(domain, context, EventType::Warning, "NotDeleted", status.message()).await;
+                return Err(status.into());
+            }
+            _ => (),
+        }
+    }
+    Ok(Action::await_change())
+}
+
+async fn look_up(domain: &Domain, context: &Context, texts: Vec<DnsRecord>) -> Vec<PublishedRecord> {
+    let name = &domain.spec.name;
+    let hosts = if domain.spec.mx.is_empty() { vec![context.hostname.clone()] } else { domain.spec.mx.clone() };
+    let value = format!("10 {}", hosts.first().map(String::as_str).unwrap_or_default());
+    let mx = DnsRecord { name: name.clone(), r#type: "MX".into(), value };
+    let mut records = vec![judged(mx, &Wanted::Mx { hosts }, context.zone.mx(name).await)];
+    for record in texts {
+        let (wanted, found) = (Wanted::txt(&record.name, &record.value), context.zone.txt(&record.name).await);
+        records.push(judged(record, &wanted, found));
+    }
+    records
+}
+
+fn judged(record: DnsRecord, wanted: &Wanted, found: Result<Vec<String>, dns::LookupError>) -> PublishedRecord {
+    let (state, found) = match found {
+        Ok(found) => {
+            let state = compare(wanted, &found);
+            (state, (state == State::Different).then(|| found.join(" | ")))
+        }
+        Err(_) => (State::Unknown, None),
+    };
+    PublishedRecord { name: record.name, kind: record.r#type, value: record.value, state, found }
+}
+
+fn dns_condition(domain: &Domain, records: &[PublishedRecord]) -> Condition {
+    let named = |state: State| -> Vec<String> {
+        records.iter().filter(|r| r.state == state).map(|r| format!("{} {}", r.kind, r.name)).collect()
+    };
+    let (missing, different, unknown) = (named(State::Missing), named(State::Different), named(State::Unknown));
+    let mut words = Vec::new();
+    for (what, names) in [("missing", &missing), ("different", &different), ("no answer for", &unknown)] {
+        if !names.is_empty() {
+            words.push(format!("{what}: {}", names.join(", ")));
+        }
+    }
+    let (status, reason) = match () {
+        () if !different.is_empty() => ("False", "Different"),
+        () if !missing.is_empty() => ("False", "Missing"),
+        () if !unknown.is_empty() => ("Unknown", "NoAnswer"),
+        () => ("True", "Published"),
+    };
+    let message = if words.is_empty() { "all records are published".into() } else { words.join("; ") };
+    condition(domain, "DNSPublished", status, reason, &message)
+}
+
+/// The time is that of the change: one that says the same as before keeps its own.
+fn condition(domain: &Domain, kind: &str, status: &str, reason: &str, message: &str) -> Condition {
+    let old = domain.status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == kind && c.status == status);
+    Condition {
+        last_transition_time: old.map_or_else(|| Time(Timestamp::now()), |c| c.last_transition_time.clone()),
+        message: message.to_owned(),
+        observed_generation: domain.meta().generation,
+        reason: reason.to_owned(),
+        status: status.to_owned(),
+        type_: kind.to_owned(),
+    }
+}
+
+fn replaced(mut conditions: Vec<Condition>, new: Condition) -> Vec<Condition> {
+    conditions.retain(|c| c.type_ != new.type_);
+    conditions.push(new);
+    conditions
+}
+
+fn reason(status: &tonic::Status) -> &'static str {
+    if is_transient(status) { "Unavailable" } else { "Refused" }
+}
+
+/// Writes the status when it is another than before, and tells of what changed.
+async fn publish(domain: &Domain, context: &Context, api: &Api<Domain>, status: DomainStatus) -> Result<(), Error> {
+    if domain.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let patch = Patch::Merge(serde_json::json!({ "status": &status }));
+    api.patch_status(&domain.name_any(), &PatchParams::default(), &patch).await?;
+    let before = |kind: &str| {
+        let old = domain.status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == kind);
+        old.map(|c| (c.status.clone(), c.reason.clone()))
+    };
+    for new in &status.conditions {
+        if before(&new.type_) != Some((new.status.clone(), new.reason.clone())) {
+            let kind = if new.status == "True" { EventType::Normal } else { EventType::Warning };
+            tell(domain, context, kind, &format!("{}{}", new.type_, new.reason), &new.message).await;
+        }
+    }
+    Ok(())
+}
+
+/// An event is for people; nothing depends on it.
+async fn tell(domain: &Domain, context: &Context, type_: EventType, reason: &str, note: &str) {
+    // The API takes 1 kB.
+    let note = Some(note.chars().take(900).collect());
+    let event = Told { type_, reason: reason.to_owned(), note, action: "Reconcile".into(), secondary: None };
+    if let Err(e) = context.recorder.publish(&event, &domain.object_ref(&())).await {
+        tracing::debug!(error = %e, "event not written");
+    }
+}

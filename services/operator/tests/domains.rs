@@ -1,0 +1,208 @@
+//! The operator against a Kubernetes API and an `mda` that remember what they are told.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::runtime::controller::Action;
+use operator::{FINALIZER, on_error, reconcile};
+use serde_json::json;
+use support::World;
+use tokio_util::sync::CancellationToken;
+
+fn status_of(condition: &str, world: &World) -> (String, String) {
+    let object = world.api.object("example").unwrap();
+    let conditions = object["status"]["conditions"].as_array().unwrap().clone();
+    let one = conditions.iter().find(|c| c["type"] == condition).unwrap();
+    (one["status"].as_str().unwrap().to_owned(), one["message"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_new_domain_is_created_and_told_what_to_publish() {
+    let world = World::new().await;
+    world.api.put("example", json!({ "name": "example.com" }));
+    // First the finalizer, so that nothing is made that would not be cleaned up.
+    world.reconcile("example").await.unwrap();
+    assert_eq!(world.api.object("example").unwrap()["metadata"]["finalizers"], json!([FINALIZER]));
+    assert_eq!(world.mda.domains(), [""; 0]);
+    let action = world.reconcile("example").await.unwrap();
+    assert_eq!(world.mda.domains(), ["example.com"]);
+    assert_eq!(action, Action::requeue(Duration::from_secs(60)));
+    assert_eq!(status_of("Ready", &world).0, "True");
+    let (dns, message) = status_of("DNSPublished", &world);
+    assert_eq!(dns, "False");
+    for missing in ["MX example.com", "TXT s1._domainkey.example.com", "TXT _dmarc.example.com"] {
+        assert!(message.contains(missing), "{message}");
+    }
+    assert_eq!(world.api.events(), ["ReadyApplied", "DNSPublishedMissing"]);
+}
+
+#[tokio::test]
+async fn dns_wrong_then_right() {
+    let world = World::new().await;
+    world.api.put("example", json!({ "name": "example.com" }));
+    world.zone.set("example.com", "MX", &["mx.elsewhere.net"]);
+    world.zone.set("example.com", "TXT", &["v=spf1 mx -all"]);
+    world.zone.set("_dmarc.example.com", "TXT", &["v=DMARC1; p=none"]);
+    world.zone.set("s1._domainkey.example.com", "TXT", &["v=DKIM1; k=rsa; p=WRONG"]);
+    world.settle("example").await;
+    let (dns, message) = status_of("DNSPublished", &world);
+    assert_eq!((dns.as_str(), message.as_str()), ("False", "different: MX example.com, TXT s1._domainkey.example.com"));
+    let records = world.api.object("example").unwrap()["status"]["records"].clone();
+    assert_eq!(records[0]["found"], "mx.elsewhere.net", "{records}");
+
+    world.zone.set("example.com", "MX", &["mail.example.org"]);
+    world.zone.set("s1._domainkey.example.com", "TXT", &["v=DKIM1; k=rsa; p=KEY"]);
+    let action = world.reconcile("example").await.unwrap();
+    assert_eq!(status_of("DNSPublished", &world), ("True".into(), "all records are published".into()));
+    assert_eq!(action, Action::requeue(Duration::from_secs(3600)));
+
+    world.zone.fail(true);
+    world.reconcile("example").await.unwrap();
+    assert_eq!(status_of("DNSPublished", &world).0, "Unknown", "silence is not absence");
+    let writes = world.api.writes();
+    world.reconcile("example").await.unwrap();
+    assert_eq!(world.api.writes(), writes, "nothing changed, nothing is written");
+    assert_eq!(
+        world.api.events(),
+        ["ReadyApplied", "DNSPublishedDifferent", "DNSPublishedPublished", "DNSPublishedNoAnswer"]
+    );
+}
+
+#[tokio::test]
+async fn an_update_is_seen_and_another_mx_host_is_right() {
+    let world = World::new().await;
+    world.api.put("example", json!({ "name": "example.com" }));
+    world.zone.set("example.com", "MX", &["mx1.example.net"]);
+    world.settle("example").await;
+    assert!(status_of("DNSPublished", &world).1.contains("different: MX"));
+    world.api.put("example", json!({ "name": "example.com", "mx": ["mx1.example.net"] }));
+    world.reconcile("example").await.unwrap();
+    assert!(!status_of("DNSPublished", &world).1.contains("MX"));
+    let generation = world.api.object("example").unwrap()["metadata"]["generation"].clone();
+    assert_eq!(world.api.object("example").unwrap()["status"]["observedGeneration"], generation);
+}
+
+#[tokio::test]
+async fn deletion_retains_unless_told_otherwise() {
+    let world = World::new().await;
+    world.api.put("example", json!({ "name": "example.com" }));
+    world.settle("example").await;
+    world.api.delete("example");
+    world.reconcile("example").await.unwrap();
+    assert!(world.api.object("example").is_none(), "the finalizer is gone, and so is the resource");
+    assert_eq!(world.mda.domains(), ["example.com"]);
+
+    world.api.put("example", json!({ "name": "example.com", "deletionPolicy": "Delete" }));
+    world.settle("example").await;
+    world.mda.refuse(Some((tonic::Code::FailedPrecondition, "still has accounts")));
+    world.api.delete("example");
+    let error = world.reconcile("example").await.unwrap_err();
+    assert!(error.to_string().contains("still has accounts"), "{error}");
+    assert_eq!(world.retry_after(&error), Action::requeue(Duration::from_secs(300)), "a refusal may last");
+    assert!(world.api.object("example").is_some(), "the resource stays until the domain is gone");
+    world.mda.refuse(None);
+    world.reconcile("example").await.unwrap();
+    assert!(world.api.object("example").is_none());
+    assert_eq!(world.mda.domains(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_mda_that_is_away_is_not_ready_and_tried_again_soon() {
+    let world = World::new().await;
+    world.api.put("example", json!({ "name": "example.com" }));
+    world.reconcile("example").await.unwrap();
+    world.mda.refuse(Some((tonic::Code::Unavailable, "storage is unavailable")));
+    let error = world.reconcile("example").await.unwrap_err();
+    assert_eq!(world.retry_after(&error), Action::requeue(Duration::from_secs(10)));
+    assert_eq!(status_of("Ready", &world), ("False".into(), "storage is unavailable".into()));
+    world.mda.refuse(None);
+    world.reconcile("example").await.unwrap();
+    assert_eq!(status_of("Ready", &world).0, "True");
+}
+
+#[tokio::test]
+async fn a_conflict_or_an_api_that_is_down_is_tried_again() {
+    let world = World::new().await;
+    world.api.put("example", json!({ "name": "example.com" }));
+    for code in [409, 500, 503] {
+        world.api.fail(Some(code));
+        let error = world.reconcile("example").await.unwrap_err();
+        assert_eq!(world.retry_after(&error), Action::requeue(Duration::from_secs(10)), "{code}");
+        assert_eq!(world.mda.domains(), [""; 0], "without its finalizer nothing is made");
+    }
+    world.api.fail(None);
+    world.settle("example").await;
+    assert_eq!(world.mda.domains(), ["example.com"]);
+}
+
+#[tokio::test]
+async fn one_leads_and_stops_when_another_took_over_or_the_api_is_gone() {
+    let world = World::new().await;
+    let lease = |me: &str| operator::Lease::new(world.api.client(), "mail", me, Duration::from_secs(3));
+    let leading = Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+    let now = || leading.lock().unwrap().clone();
+    let start = |me: &'static str| {
+        let (lease, leading, stop) = (lease(me), leading.clone(), CancellationToken::new());
+        let shutdown = stop.clone();
+        let task = tokio::spawn(async move {
+            operator::lead(&lease, &shutdown, |lost| {
+                let leading = leading.clone();
+                async move {
+                    leading.lock().unwrap().push(me.to_owned());
+                    lost.cancelled().await;
+                    leading.lock().unwrap().retain(|l| l != me);
+                }
+            })
+            .await;
+        });
+        (stop, task)
+    };
+    let until = async |wanted: &[&str]| {
+        let start = tokio::time::Instant::now();
+        while now() != wanted {
+            assert!(start.elapsed() < Duration::from_secs(12), "{wanted:?} lead, not {:?}", now());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (stop_a, a) = start("a");
+    until(&["a"]).await;
+    let (stop_b, b) = start("b");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(now(), ["a"], "a renews, b waits");
+
+    // Gone with goodbye: b takes over at once.
+    stop_a.cancel();
+    a.await.unwrap();
+    until(&["b"]).await;
+    assert_eq!(world.api.lease()["spec"]["leaseTransitions"], 1);
+
+    // The lease is somebody else's all of a sudden.
+    world.api.steal_lease("c");
+    until(&[]).await;
+    // c never renews: after its time b leads again.
+    until(&["b"]).await;
+
+    // Who cannot renew must stop before another can start.
+    world.api.fail(Some(500));
+    until(&[]).await;
+    world.api.fail(None);
+    until(&["b"]).await;
+    stop_b.cancel();
+    b.await.unwrap();
+}
+
+#[test]
+fn the_charts_crds_are_those_of_the_types() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../helm/postroad/crds/domains.yaml");
+    let ours: String = operator::crds()
+        .iter()
+        .map(|crd| format!("---\n{}\n", serde_saphyr::to_string(&serde_json::to_value(crd).unwrap()).unwrap()))
+        .collect();
+    let theirs = std::fs::read_to_string(file).unwrap();
+    assert!(ours == theirs, "cargo run -p operator --example crds > helm/postroad/crds/domains.yaml");
+    assert!(ours.contains("a domain cannot be renamed"));
+    let _ = (reconcile, on_error);
+}

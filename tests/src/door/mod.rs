@@ -1,0 +1,194 @@
+//! Loads and attacks on one site's front door, from many loopback addresses.
+
+#![allow(clippy::print_stdout, reason = "programs of the command line report here")]
+
+mod client;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use client::Client;
+
+use crate::{
+    client::python,
+    site::{Options, Site, free_port_offset},
+};
+
+fn site(config: &str) -> Site {
+    let mut options = Options::new("127.0.0.1", free_port_offset(&["127.0.0.1"]), "example.com");
+    options.config = Some(config.to_owned());
+    let site = Site::up(options);
+    site.account("bob@example.com");
+    site
+}
+
+/// kB of the ingress: now, and at its peak.
+fn memory(site: &Site) -> (usize, usize) {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", site.pids("smtp-ingress")[0])).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
+        line.trim_end_matches("kB").trim().parse().unwrap()
+    };
+    (field("VmRSS:"), field("VmHWM:"))
+}
+
+/// Messages in bob's INBOX.
+fn delivered(site: &Site) -> usize {
+    let program = "imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login('bob@example.com', 'secret')\n\
+                   print(int(imap.select('INBOX')[1][0]))";
+    python(site, program).trim().parse().unwrap()
+}
+
+async fn all_arrive(site: &Site, expected: usize) {
+    let started = Instant::now();
+    while delivered(site) != expected {
+        assert!(started.elapsed() < Duration::from_secs(120), "{} of {expected} arrived", delivered(site));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Idle sessions on one pod, then 200 busy ones beside them.
+pub async fn idle(sessions: usize) {
+    let site = site("smtp-ingress: {}");
+    let port = site.port(25);
+    Client::deliver(port, 0, 1_000).await.expect("a message");
+    let (empty, _) = memory(&site);
+    let mut idle = Vec::new();
+    for n in 0..sessions {
+        let mut client = Client::connect(port, n).await.expect("a session");
+        client.greet().await.expect("greeted");
+        idle.push(client);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (full, _) = memory(&site);
+    println!("{sessions} idle sessions: {full} kB, {:.1} kB each (without them: {empty} kB)", (full - empty) as f64 / sessions as f64);
+    let sent = Arc::new(AtomicUsize::new(1));
+    let end = Instant::now() + Duration::from_secs(15);
+    let busy = (0..200).map(|n| {
+        let sent = sent.clone();
+        tokio::spawn(async move {
+            let mut client = Client::connect(port, 10_000 + n).await.expect("a session");
+            client.greet().await.expect("greeted");
+            while Instant::now() < end {
+                if client.message(10_000).await.expect("an answer").starts_with("250") {
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        })
+    });
+    for task in busy.collect::<Vec<_>>() {
+        task.await.expect("no failure");
+    }
+    let (_, peak) = memory(&site);
+    let sent = sent.load(Ordering::Relaxed);
+    println!("200 busy sessions beside them for 15 s: {sent} messages of 10 kB, peak {peak} kB");
+    for client in &mut idle {
+        assert!(client.command("NOOP").await.expect("still there").starts_with("250"));
+    }
+    all_arrive(&site, sent).await;
+    println!("every idle session still answers, every accepted message arrived");
+}
+
+/// Messages of 25 MB at once against a budget of 512 MB.
+pub async fn flood(sessions: usize) {
+    let site = site("smtp-ingress: { max_bytes_in_flight: 536870912 }");
+    let port = site.port(25);
+    let started = Instant::now();
+    let tasks: Vec<_> =
+        (0..sessions).map(|n| tokio::spawn(async move { Client::deliver(port, n, 25_000_000).await })).collect();
+    let (mut accepted, mut deferred, mut other) = (0, 0, Vec::new());
+    for task in tasks {
+        match task.await.expect("no panic") {
+            Ok(reply) if reply.starts_with("250 2.0.0") => accepted += 1,
+            Ok(reply) if reply.starts_with("452 4.3.1") || reply.starts_with("451 4.3.0") => deferred += 1,
+            outcome => other.push(format!("{outcome:?}")),
+        }
+    }
+    let (_, peak) = memory(&site);
+    println!(
+        "{sessions} sessions × 25 MB in {:.0} s: {accepted} accepted, {deferred} deferred, peak {peak} kB of the ingress",
+        started.elapsed().as_secs_f64()
+    );
+    assert!(other.is_empty(), "{other:?}");
+    assert!(accepted > 0 && peak < 1_100_000, "within the budget and a copy of what is being committed");
+    all_arrive(&site, accepted).await;
+    println!("every accepted message arrived");
+}
+
+/// Milliseconds at a share of them.
+fn percentile(times: &mut [f64], share: f64) -> f64 {
+    times.sort_by(f64::total_cmp);
+    let last = times.len().saturating_sub(1);
+    times.get((last as f64 * share) as usize).copied().unwrap_or_default()
+}
+
+/// Honest clients for a time: how many messages, and how long each took.
+async fn honest(port: u16, until: Arc<AtomicBool>) -> Vec<f64> {
+    let clients = (0..10).map(|n| {
+        let until = until.clone();
+        tokio::spawn(async move {
+            let mut times = Vec::new();
+            while !until.load(Ordering::Relaxed) {
+                let started = Instant::now();
+                let reply = Client::deliver(port, 20_000 + n, 5_000).await.expect("served");
+                assert!(reply.starts_with("250"), "{reply}");
+                times.push(started.elapsed().as_secs_f64() * 1000.0);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            times
+        })
+    });
+    let mut all = Vec::new();
+    for client in clients.collect::<Vec<_>>() {
+        all.extend(client.await.expect("honest clients are served"));
+    }
+    all
+}
+
+/// Garbage, slowloris, smuggling and password guessing at once; honest clients go on.
+pub async fn attack(connections: usize) {
+    let site = site("smtp-ingress: { min_rate_seconds: 5, min_bytes_per_second: 1000, command_seconds: 20 }");
+    let (port, submissions) = (site.port(25), site.port(587));
+    let done = Arc::new(AtomicBool::new(false));
+    let calm = tokio::spawn(honest(port, done.clone()));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    done.store(true, Ordering::Relaxed);
+    let mut before = calm.await.expect("calm");
+    let done = Arc::new(AtomicBool::new(false));
+    let under_attack = tokio::spawn(honest(port, done.clone()));
+    let started = Instant::now();
+    let slow: Vec<_> = (0..500).map(|n| tokio::spawn(client::slowloris(port, 30_000 + n, done.clone()))).collect();
+    let guessers: Vec<_> = (0..10).map(|n| tokio::spawn(client::guess(submissions, 40_000 + n, done.clone()))).collect();
+    let smugglers: Vec<_> = (0..5).map(|n| tokio::spawn(client::smuggle(port, 50_000 + n, done.clone()))).collect();
+    let garbage = (0..50).map(|n| tokio::spawn(client::garbage(port, 60_000 + n * 97, connections / 50)));
+    for task in garbage.collect::<Vec<_>>() {
+        task.await.expect("garbage was thrown");
+    }
+    let elapsed = started.elapsed().as_secs_f64();
+    done.store(true, Ordering::Relaxed);
+    let mut during = under_attack.await.expect("under attack");
+    let (mut cut, mut guesses, mut smuggled) = (0, [0; 2], 0);
+    for task in slow {
+        cut += task.await.unwrap_or_default();
+    }
+    for task in guessers {
+        let (refused, later) = task.await.unwrap_or_default();
+        guesses[0] += refused;
+        guesses[1] += later;
+    }
+    for task in smugglers {
+        smuggled += task.await.expect("no smuggled message was taken");
+    }
+    let (now, peak) = memory(&site);
+    println!("calm: {} honest messages in 10 s, median {:.0} ms, 99th {:.0} ms", before.len(), percentile(&mut before, 0.5), percentile(&mut before, 0.99));
+    println!("attack for {elapsed:.0} s: {connections} garbage connections, 500 slowloris clients (cut {cut} times), {} wrong passwords answered 535 and {} told to wait, {smuggled} smuggling tries refused", guesses[0], guesses[1]);
+    println!("meanwhile: {} honest messages, median {:.0} ms, 99th {:.0} ms, none refused", during.len(), percentile(&mut during, 0.5), percentile(&mut during, 0.99));
+    println!("memory: {now} kB after it, {peak} kB at the peak");
+    all_arrive(&site, before.len() + during.len()).await;
+    println!("every accepted message arrived, and no other");
+}
