@@ -43,10 +43,11 @@ def podman(*arguments, ok=True):
 def restricted():
     """What a restricted pod has; limits as we have them, because they may not be raised everywhere."""
     files, processes = resource.getrlimit(resource.RLIMIT_NOFILE)[1], resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    unlimited = lambda n: "1048576" if n == resource.RLIM_INFINITY else str(n)
+    bounded = lambda n, most: str(most if n == resource.RLIM_INFINITY else min(n, most))
+    files, processes = bounded(files, 20_000), bounded(processes, 1_024)
     return ["--pull", "never", "--network", "host", "--read-only", "--user", "65532:65532", "--cap-drop", "all",
-            "--security-opt", "no-new-privileges", "--ulimit", f"nofile={unlimited(files)}:{unlimited(files)}",
-            "--ulimit", f"nproc={unlimited(processes)}:{unlimited(processes)}"]
+            "--security-opt", "no-new-privileges", "--ulimit", f"nofile={files}:{files}",
+            "--ulimit", f"nproc={processes}:{processes}"]
 
 
 def settings(program, http, port):

@@ -17,8 +17,9 @@ use crate::{
 };
 
 pub struct Postfix {
-    folder: TempDir,
+    /// Stopped before its configuration goes.
     _daemon: Daemon,
+    folder: TempDir,
 }
 
 pub struct Setting<'a> {
@@ -85,7 +86,7 @@ smtp_tls_security_level = encrypt
         command("postfix", &["-c"], &[&config, Path::new("check")]);
         let config = config.display();
         let daemon = Daemon::start(&format!("postfix -c {config} start-fg"), &format!("postfix -c {config} stop"));
-        let postfix = Self { folder, _daemon: daemon };
+        let postfix = Self { _daemon: daemon, folder };
         eventually("Postfix answers", Duration::from_secs(30), || async { TcpStream::connect(address).ok() }).await;
         postfix
     }

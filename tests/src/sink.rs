@@ -122,8 +122,7 @@ impl Queue {
         let queue_id = QueueId::from_bytes(*uuid::Uuid::now_v7().as_bytes()).to_string();
         let targets = vec![Target { to: Some(To::Remote(to.to_owned())) }];
         let recipients = vec![Recipient { forward_path: to.to_owned(), targets, ..Default::default() }];
-        let envelope =
-            Envelope { queue_id, reverse_path: "news@example.com".into(), recipients, ..Default::default() };
+        let envelope = Envelope { queue_id, reverse_path: "news@example.com".into(), recipients, ..Default::default() };
         let content = format!("From: news@example.com\r\nX-Number: {number}\r\nSubject: x\r\n\r\nbody\r\n");
         let request = AcceptRequest { envelope: Some(envelope), content: content.into() };
         for _ in 0..100 {

@@ -106,16 +106,36 @@ async fn pyspf_agrees_with_us() {
         "s.ex.com A 127.0.0.2".to_owned(),
     ];
     let terms = [
-        "ip4:127.0.0.66", "ip4:127.0.0.0/24", "ip4:127.0.0.128/25", "a:a.com", "a:a.com/24", "mx:mx.com", "include:inc.com",
-        "include:no.com", "include:none.com", "exists:%{i}.ip.com", "exists:%{l}.ex.com", "a", "mx", "ip6:::1", "redirect=inc.com",
-        "redirect=none.com", "ip4:300.1.1.1", "unknown:x", "ptr", "exp=x.com", "a:%{d}", "a:",
+        "ip4:127.0.0.66",
+        "ip4:127.0.0.0/24",
+        "ip4:127.0.0.128/25",
+        "a:a.com",
+        "a:a.com/24",
+        "mx:mx.com",
+        "include:inc.com",
+        "include:no.com",
+        "include:none.com",
+        "exists:%{i}.ip.com",
+        "exists:%{l}.ex.com",
+        "a",
+        "mx",
+        "ip6:::1",
+        "redirect=inc.com",
+        "redirect=none.com",
+        "ip4:300.1.1.1",
+        "unknown:x",
+        "ptr",
+        "exp=x.com",
+        "a:%{d}",
+        "a:",
     ];
     let mut number = 0;
     for (n, first) in terms.iter().enumerate() {
         for second in [terms[(n * 7 + 3) % terms.len()], terms[(n * 5 + 1) % terms.len()]] {
             for (qualifier, all) in [("", "-all"), ("~", "?all"), ("?", ""), ("-", "+all")] {
                 let qualifier = if first.contains('=') { "" } else { qualifier };
-                records.push(format!("s{number}.com TXT v=spf1 {qualifier}{first} {second} {all}").trim_end().to_owned());
+                records
+                    .push(format!("s{number}.com TXT v=spf1 {qualifier}{first} {second} {all}").trim_end().to_owned());
                 number += 1;
             }
         }

@@ -226,8 +226,7 @@ async fn strangers_are_looked_up_and_greylisted() {
     dns.add("10.113.0.203.bl.example A 127.255.255.254").await;
     let mut options = options();
     options = options.more(&["--dns", &dns.address.to_string()]);
-    options.config =
-        Some("smtp-ingress:\n  dnsbl: [bl.example]\n  greylist: { delay_seconds: 2 }\n".into());
+    options.config = Some("smtp-ingress:\n  dnsbl: [bl.example]\n  greylist: { delay_seconds: 2 }\n".into());
     let site = Site::up(options);
     site.account("bob@example.com");
     site.account("postmaster@example.com");
@@ -314,7 +313,8 @@ print(len(taken), len(later))
     );
     let pid = site.pids("smtp-ingress")[0];
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let peak: u64 = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap().trim_end_matches("kB").trim().parse().unwrap();
+    let peak: u64 =
+        status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap().trim_end_matches("kB").trim().parse().unwrap();
     // The budget, one more copy of what is being committed, 40 read buffers, and the program itself.
     assert!(peak < 160_000, "{peak} kB at the peak; accepted and refused: {said}");
 }
@@ -373,7 +373,8 @@ impl Drop for Rspamd {
 async fn rspamd_refuses_spam_in_the_session() {
     let rspamd = Rspamd::start();
     let url = format!("http://127.0.0.1:{}", rspamd.port);
-    let site = site(&format!("smtp-ingress:\n  scan: {{ rspamd_url: \"{url}\", fail_open: false, timeout_seconds: 5 }}\n"));
+    let site =
+        site(&format!("smtp-ingress:\n  scan: {{ rspamd_url: \"{url}\", fail_open: false, timeout_seconds: 5 }}\n"));
     play(
         &site,
         r#"

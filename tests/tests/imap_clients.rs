@@ -9,7 +9,7 @@ use std::{
 
 use tests::{
     client::python,
-    process::program,
+    process::{is_root, program},
     site::{Options, Site, free_port_offset},
 };
 
@@ -160,19 +160,26 @@ async fn offlineimap_and_getmail_fetch_everything_once() {
     sync();
     assert_eq!(mails(&home.join("mail")).len(), 59);
 
-    let home = site.data().join("getmail");
+    // As root, getmail delivers only as somebody else, who has to get there.
+    let folder = tempfile::Builder::new().prefix("postroad-getmail").tempdir_in("/tmp").unwrap();
+    let home = folder.path().to_owned();
+    let user = if is_root() { "user = nobody\n" } else { "" };
     for folder in ["mail/cur", "mail/new", "mail/tmp"] {
         std::fs::create_dir_all(home.join(folder)).unwrap();
     }
     let config = format!(
         "[retriever]\ntype = SimpleIMAPSSLRetriever\nserver = localhost\nport = {port}\nusername = bob@example.com\n\
          password = secret\nmailboxes = (\"INBOX\",)\nca_certs = {ca}\n\n[destination]\ntype = Maildir\n\
-         path = {home}/mail/\n\n[options]\nread_all = false\ndelivered_to = false\nreceived = false\n",
+         path = {home}/mail/\n{user}\n[options]\nread_all = false\ndelivered_to = false\nreceived = false\n",
         home = home.display(),
         port = site.port(993),
         ca = site.ca().display()
     );
     std::fs::write(home.join("getmailrc"), config).unwrap();
+    run(Command::new("chmod").arg("755").arg(&home));
+    if is_root() {
+        run(Command::new("chown").args(["-R", "nobody"]).arg(home.join("mail")));
+    }
     for expected in [14, 14] {
         run(Command::new(program("getmail", "getmail6")).arg("--getmaildir").arg(&home));
         assert_eq!(mails(&home.join("mail")).len(), expected);

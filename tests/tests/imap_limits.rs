@@ -94,7 +94,7 @@ async fn what_is_absurd_is_refused_cheaply() {
     // A billion messages, and a set of many ranges.
     imap.ok("UID FETCH 1:1000000000 (UID)").await;
     assert!(imap.run("FETCH 1:1000000000 (UID)").await.starts_with("BAD"));
-    let ranges = (1..9_000).map(|n| format!("{}:4294967295", n * 3)).collect::<Vec<_>>().join(",");
+    let ranges = (1..7_000).map(|n| format!("{}:4294967295", n * 3)).collect::<Vec<_>>().join(",");
     imap.ok(&format!("UID SEARCH UID {ranges}")).await;
     // Nested a million times: over the bound of a command.
     let deep = "(".repeat(1_000_000);

@@ -140,6 +140,8 @@ struct Done {
     removed: [BTreeSet<u32>; 2],
     /// Whoever expunges takes these along, also without knowing them.
     flagged: BTreeSet<u32>,
+    /// Into which mailbox, as which UID, from which UID of the other: \Deleted travels along.
+    moved: Vec<(usize, u32, u32)>,
     /// Of the session's own keyword: nobody else touches it.
     keyword: BTreeMap<u32, bool>,
 }
@@ -173,6 +175,7 @@ async fn burst(session: &mut Session, mut random: Random) -> Done {
                 let answer = session.imap.ok(&format!("UID MOVE {uid} {}", BOXES[other])).await;
                 if let Some(copied) = code(&answer, "COPYUID") {
                     done.added[other].extend(numbers(copied[2]));
+                    done.moved.push((other, numbers(copied[2])[0], uid));
                     done.removed[at].extend(numbers(copied[1]));
                 }
             }
@@ -184,11 +187,31 @@ async fn burst(session: &mut Session, mut random: Random) -> Done {
     done
 }
 
+/// What any EXPUNGE may have taken: messages that had \Deleted, wherever they were moved.
+fn doomed(sessions: &[Session], boxes: &[Mailbox; 2], done: &[Done]) -> [BTreeSet<u32>; 2] {
+    let mut doomed: [BTreeSet<u32>; 2] = Default::default();
+    for (at, model) in boxes.iter().enumerate() {
+        let had = model.messages.iter().filter(|(_, flags)| flags.contains("\\Deleted"));
+        doomed[at].extend(had.map(|(uid, _)| *uid));
+    }
+    sessions.iter().zip(done).for_each(|(s, d)| doomed[s.at].extend(&d.flagged));
+    // A message may have travelled several times.
+    for _ in 0..BURST {
+        for (at, to, from) in done.iter().flat_map(|d| d.moved.iter().copied()) {
+            if doomed[1 - at].contains(&from) {
+                doomed[at].insert(to);
+            }
+        }
+    }
+    doomed
+}
+
 /// After a burst: nothing lost, nothing invented, and everybody sees the same.
 async fn settle(sessions: &mut [Session], boxes: &mut [Mailbox; 2], done: &[Done]) {
     for session in sessions.iter_mut() {
         session.imap.sync().await;
     }
+    let doomed = doomed(sessions, boxes, done);
     for (at, model) in boxes.iter_mut().enumerate() {
         let before: BTreeSet<u32> = model.messages.keys().copied().collect();
         let ever: Vec<u32> = done.iter().flat_map(|d| d.added[at].iter().copied()).collect();
@@ -209,16 +232,18 @@ async fn settle(sessions: &mut [Session], boxes: &mut [Mailbox; 2], done: &[Done
         let undead: Vec<_> = now.intersection(&removed).collect();
         assert!(undead.is_empty(), "{}: {undead:?} were told to be gone", BOXES[at]);
         let here = || sessions.iter().zip(done).filter(|(s, _)| s.at == at);
-        let flagged: BTreeSet<u32> = here().flat_map(|(_, d)| d.flagged.iter().copied()).collect();
-        let was_flagged = |uid: &u32| model.messages.get(uid).is_some_and(|f| f.contains("\\Deleted"));
         let missing = ever.difference(&now);
-        let lost: Vec<_> =
-            missing.filter(|u| !removed.contains(u) && !flagged.contains(u) && !was_flagged(u)).collect();
+        let lost: Vec<_> = missing.filter(|u| !removed.contains(u) && !doomed[at].contains(u)).collect();
         assert!(lost.is_empty(), "{}: {lost:?} are lost", BOXES[at]);
         for (session, done) in here() {
             for (uid, is_set) in done.keyword.iter().filter(|(uid, _)| now.contains(uid)) {
                 let flags = &first.imap.flags[uid];
-                assert_eq!(flags.contains(&session.keyword()), *is_set, "keyword of session {} on {uid}", session.number);
+                assert_eq!(
+                    flags.contains(&session.keyword()),
+                    *is_set,
+                    "keyword of session {} on {uid}",
+                    session.number
+                );
             }
         }
         model.last_uid = model.last_uid.max(distinct.last().copied().unwrap_or(0));

@@ -148,7 +148,8 @@ async fn many_at_once_have_ascending_uids_and_right_counts() {
     for account in [bob, ann] {
         let (_, uids) = wait_for_uids(&mda, account, "INBOX", 300).await;
         assert_eq!(uids, (1..=300).collect::<Vec<_>>());
-        let request = proto::mailboxes::StatusRequest { account_id: account, names: vec!["INBOX".into()], ..Default::default() };
+        let request =
+            proto::mailboxes::StatusRequest { account_id: account, names: vec!["INBOX".into()], ..Default::default() };
         let state = mda.mailboxes().status(request).await.unwrap().into_inner().states.remove(0).state.unwrap();
         assert_eq!((state.messages, state.unseen, state.uid_next), (300, 300, 301));
         assert_eq!(state.size as usize, 300 * MESSAGE.len());

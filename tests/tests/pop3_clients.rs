@@ -165,7 +165,10 @@ pop.quit()
     );
     python(&site, &program_text);
     for (n, message) in corpus().iter().enumerate() {
-        for url in [format!("pop3s://localhost:{}/{}", site.port(995), n + 1), format!("pop3://localhost:{}/{}", site.port(110), n + 1)] {
+        for url in [
+            format!("pop3s://localhost:{}/{}", site.port(995), n + 1),
+            format!("pop3://localhost:{}/{}", site.port(110), n + 1),
+        ] {
             let mut curl = Command::new(program("curl", "curl"));
             curl.args(["-sS", "--ssl-reqd", "--cacert"]).arg(site.ca()).args(["-u", "bob@example.com:secret", &url]);
             assert!(run(&mut curl) == *message, "curl: message {n} differs");

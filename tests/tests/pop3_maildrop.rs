@@ -5,10 +5,13 @@
 use std::{path::Path, process::Command};
 
 use proto::{
-    admin::{Pop3, SetPop3Request, pop3::{Dele, Show}},
+    admin::{
+        Pop3, SetPop3Request,
+        pop3::{Dele, Show},
+    },
     mailboxes::{
-        AppendRequest, AppendTarget, ListMaildropRequest, ListMaildropResponse, LockMaildropRequest, StatusRequest,
-        StoreRequest, Flags, UidRange, UpdateMaildropRequest, store_request::Mode,
+        AppendRequest, AppendTarget, Flags, ListMaildropRequest, ListMaildropResponse, LockMaildropRequest,
+        StatusRequest, StoreRequest, UidRange, UpdateMaildropRequest, store_request::Mode,
     },
 };
 use tests::{
@@ -151,7 +154,7 @@ assert count(laptop) == 0 and count(phone) == 0
 async fn a_gateway_killed_between_dele_and_quit_deletes_nothing() {
     let site = site(&[], Some("pop3-gateway:\n  lock_seconds: 10\n"));
     play(&site, "imap = imap_login()\nfor n in range(10): append(imap, b'%d' % n)");
-    for round in 0..3 {
+    for round in 0..2 {
         let mut client = Command::new("python3");
         let ready = site.data().join(format!("ready-{round}"));
         let script = format!(
@@ -177,7 +180,8 @@ async fn mda_killed_in_the_middle_of_quit_deletes_all_or_nothing() {
     let site = site(&[], Some("pop3-gateway:\n  lock_seconds: 10\n"));
     play(&site, "append(imap_login(), b'first')");
     let (mut all, mut none) = (0, 0);
-    for round in 0..6u64 {
+    // From before its transaction to after it.
+    for delay in [0.0, 0.01, 0.02, 0.04, 0.1, 4.0] {
         fill(&site, 3_000);
         let quit = format!(
             r#"
@@ -197,14 +201,13 @@ assert left in (1, 3000), left
 assert left == 1 or not said.startswith(b"+OK"), said
 print(left, said.decode())
 "#,
-            delay = 0.02 * round as f64,
             pids = site.pids("mda")
         );
         let said = play(&site, &quit);
-        eprintln!("killed after {} ms: {}", 20 * round, said.trim());
+        eprintln!("killed after {delay} s: {}", said.trim());
         if said.starts_with("1 ") { all += 1 } else { none += 1 }
     }
-    assert_eq!(all + none, 6);
+    assert!(all > 0 && none > 0, "{all} and {none}");
     // What the counters say is what is there.
     let counted = sql(
         &site,
@@ -274,7 +277,7 @@ print(f"{size / (1 << 20) / (time.time() - start):.0f} MiB/s"); pop.quit()
     let speed = play(&site, retr);
     let grown: Vec<u64> = pids.iter().zip(before).map(|(pid, before)| peak(*pid) - before).collect();
     eprintln!("RETR of 53 MB, debug build: {}; pop3-gateway +{} MiB, mda +{} MiB", speed.trim(), grown[0], grown[1]);
-    assert!(grown[0] <= 10 && grown[1] <= 20, "pop3-gateway and mda grew by {grown:?} MiB");
+    assert!(grown[0] <= 10 && grown[1] <= 25, "pop3-gateway and mda grew by {grown:?} MiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,7 +300,10 @@ assert b"Subject: 2" in imap.fetch("1", "(BODY.PEEK[HEADER])")[1][0][1]
 "#;
     play(&site, program);
     site.admin(&["account", "pop3", "bob@example.com", "--show", "all"], "");
-    play(&site, "pop = pop_login(); assert pop.stat()[0] == 3; pop.dele(1); pop.quit()\nimap = imap_login()\nassert count(imap) == 2\nimap.select('Trash'); assert imap.status('Trash', '(MESSAGES)')[1][0].endswith(b'2)')");
+    play(
+        &site,
+        "pop = pop_login(); assert pop.stat()[0] == 3; pop.dele(1); pop.quit()\nimap = imap_login()\nassert count(imap) == 2\nimap.select('Trash'); assert imap.status('Trash', '(MESSAGES)')[1][0].endswith(b'2)')",
+    );
     let wrong = site.try_cli("admin", &["account", "pop3", "bob@example.com", "--dele", "maybe"], "");
     assert!(!wrong.status.success());
 }

@@ -106,7 +106,10 @@ async fn what_is_given_back_was_not_tried() {
     let answer = mda.spool().give_back(request.clone()).await.unwrap().into_inner();
     assert_eq!(answer.given_back.len(), 1);
     assert!(claim(&mda, &id).await.is_none(), "not before its time");
-    assert_eq!(found(&mda, ListQueueRequest { last_reply: "host is down".into(), ..Default::default() }).await, [id.clone()]);
+    assert_eq!(
+        found(&mda, ListQueueRequest { last_reply: "host is down".into(), ..Default::default() }).await,
+        [id.clone()]
+    );
     tokio::time::sleep(Duration::from_millis(900)).await;
     let again = claim(&mda, &id).await.unwrap();
     assert_eq!(again.attempt, 1, "the attempt does not count");
@@ -119,11 +122,15 @@ async fn a_paused_destination_gets_nothing_until_it_is_resumed() {
     let mda = Mda::start().await;
     let pause = PauseDestinationRequest { domain: "One.Example".into(), reason: "their request".into() };
     mda.admin().pause_destination(pause).await.unwrap();
-    let (one, two) = (accept(&mda, "a@else.org", "x@ONE.example").await, accept(&mda, "a@else.org", "x@two.example").await);
+    let (one, two) =
+        (accept(&mda, "a@else.org", "x@ONE.example").await, accept(&mda, "a@else.org", "x@two.example").await);
     assert!(claim(&mda, &one).await.is_none());
     assert!(claim(&mda, &two).await.is_some());
     let paused = mda.admin().list_paused_destinations(ListPausedDestinationsRequest {}).await.unwrap().into_inner();
-    assert_eq!((paused.destinations[0].domain.as_str(), paused.destinations[0].reason.as_str()), ("one.example", "their request"));
+    assert_eq!(
+        (paused.destinations[0].domain.as_str(), paused.destinations[0].reason.as_str()),
+        ("one.example", "their request")
+    );
     let resume = || ResumeDestinationRequest { domain: "one.example".into() };
     assert_eq!(mda.admin().resume_destination(resume()).await.unwrap().into_inner().released, 1);
     assert!(claim(&mda, &one).await.is_some());
@@ -167,7 +174,10 @@ async fn in_bulk_on_a_hundred_thousand() {
     timed("redirect a tenth", start);
     assert_eq!(found(&mda, slow()).await, [""; 0]);
     let start = Instant::now();
-    assert_eq!(change(&mda, Action::Release, ListQueueRequest { held: true, ..Default::default() }, "").await.unwrap(), 90_000);
+    assert_eq!(
+        change(&mda, Action::Release, ListQueueRequest { held: true, ..Default::default() }, "").await.unwrap(),
+        90_000
+    );
     timed("release the others", start);
     let told: i64 = sqlx::query_scalar("select count(*) from journey where name in ('held', 'redirected', 'released')")
         .fetch_one(&mut sql)

@@ -101,7 +101,13 @@ async fn killed_relays_lose_nothing_and_duplicate_only_what_was_in_flight() {
         by_number.entry(taken.number).or_default().push(taken.at);
     }
     let lost: Vec<usize> = (0..MESSAGES).filter(|n| !by_number.contains_key(n)).collect();
-    assert!(lost.is_empty(), "{} lost: {:?}; still open {}", lost.len(), &lost[..lost.len().min(10)], queue.open("").await);
+    assert!(
+        lost.is_empty(),
+        "{} lost: {:?}; still open {}",
+        lost.len(),
+        &lost[..lost.len().min(10)],
+        queue.open("").await
+    );
     let all_at = all_at.expect("everything is settled");
     let kills = kills.lock().unwrap().clone();
     assert!(kills.len() >= 5, "only {} kills", kills.len());
@@ -109,7 +115,9 @@ async fn killed_relays_lose_nothing_and_duplicate_only_what_was_in_flight() {
     for (number, times) in by_number.iter().filter(|(_, times)| times.len() > 1) {
         for early in &times[..times.len() - 1] {
             duplicates += 1;
-            let explained = kills.iter().any(|k| *k + Duration::from_millis(50) >= *early && k.saturating_duration_since(*early) < UNCOMMITTED);
+            let explained = kills
+                .iter()
+                .any(|k| *k + Duration::from_millis(50) >= *early && k.saturating_duration_since(*early) < UNCOMMITTED);
             assert!(explained, "message {number} came twice without a kill behind its 250");
         }
     }

@@ -146,7 +146,8 @@ async fn a_rolling_upgrade_under_load_loses_doubles_and_refuses_nothing() {
     let release = Release::new(previous.as_deref().unwrap_or(&ours));
     let dns = NameServer::start(&["com."]).await;
     let server = dns.address.to_string();
-    let mut options = Options::new("127.0.0.6", free_port_offset(&["127.0.0.6"]), "example.com").more(&["--dns", &server]);
+    let mut options =
+        Options::new("127.0.0.6", free_port_offset(&["127.0.0.6"]), "example.com").more(&["--dns", &server]);
     for service in SERVICES {
         options = options.more(&["--replicas", &format!("{service}=2")]);
     }
@@ -159,7 +160,9 @@ async fn a_rolling_upgrade_under_load_loses_doubles_and_refuses_nothing() {
     let stop = site.data().join("stop-traffic");
     let traffic = {
         let (site, stop) = (site.clone(), stop.clone());
-        tokio::task::spawn_blocking(move || python(&site, &format!("STOP = {:?}\n{TRAFFIC}", stop.display().to_string())))
+        tokio::task::spawn_blocking(move || {
+            python(&site, &format!("STOP = {:?}\n{TRAFFIC}", stop.display().to_string()))
+        })
     };
     tokio::time::sleep(Duration::from_secs(2)).await;
     roll(&site, &release, &ours).await;

@@ -50,8 +50,7 @@ const MESSAGE: &str = "From: bob@example.com\r\nTo: bob@example.com\r\nSubject: 
 
 /// Runs a client with the message on its standard input; what it said, and whether it was content.
 fn run(command: &mut Command) -> (bool, String) {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // A client that gives up before it reads is not our failure.
     let _ = child.stdin.take().unwrap().write_all(MESSAGE.as_bytes());
     let output = child.wait_with_output().unwrap();
@@ -100,7 +99,9 @@ async fn msmtp() {
     let token = issuer.token("bob@example.com");
     let msmtp = |port: u16, mechanism: &str, password: &str| {
         let mut msmtp = Command::new(program("msmtp", "msmtp"));
-        msmtp.args(["-C", "/dev/null", "--host=localhost", "--tls=on", "--debug"]).arg(format!("--port={}", site.port(port)));
+        msmtp
+            .args(["-C", "/dev/null", "--host=localhost", "--tls=on", "--debug"])
+            .arg(format!("--port={}", site.port(port)));
         msmtp.arg(if port == 465 { "--tls-starttls=off" } else { "--tls-starttls=on" });
         msmtp.arg(format!("--tls-trust-file={}", site.ca().display())).arg(format!("--auth={mechanism}"));
         msmtp.args(["--user=bob@example.com", "--from=bob@example.com"]).arg(format!("--passwordeval=echo {password}"));
@@ -109,9 +110,13 @@ async fn msmtp() {
     };
     let mut sent = 0;
     for port in [587, 465] {
-        for (mechanism, password) in
-            [("plain", "secret"), ("login", "secret"), ("scram-sha-256", "secret"), ("oauthbearer", &token), ("xoauth2", &token)]
-        {
+        for (mechanism, password) in [
+            ("plain", "secret"),
+            ("login", "secret"),
+            ("scram-sha-256", "secret"),
+            ("oauthbearer", &token),
+            ("xoauth2", &token),
+        ] {
             let said = must(&mut msmtp(port, mechanism, password));
             let named = format!("auth {mechanism}");
             assert!(said.to_lowercase().contains(&named), "{said}");

@@ -52,9 +52,7 @@ impl Session {
             request.entries.iter().any(|asked| match (name.strip_prefix(asked.as_str()), request.depth) {
                 (Some(""), _) => true,
                 (Some(below), None) => below.starts_with('/'),
-                (Some(below), Some(depth)) => {
-                    below.starts_with('/') && below.matches('/').count() <= depth as usize
-                }
+                (Some(below), Some(depth)) => below.starts_with('/') && below.matches('/').count() <= depth as usize,
                 (None, _) => false,
             })
         };
@@ -96,7 +94,8 @@ impl Session {
         entries: Vec<(String, Option<Vec<u8>>)>,
     ) -> Outcome {
         let annotation = |(name, value): (String, Option<Vec<u8>>)| Annotation { name, value: value.map(Into::into) };
-        let request = SetMetadataRequest { account_id, mailbox, entries: entries.into_iter().map(annotation).collect() };
+        let request =
+            SetMetadataRequest { account_id, mailbox, entries: entries.into_iter().map(annotation).collect() };
         match self.mailboxes().set_metadata(request).await {
             Ok(_) => Ok("OK Setmetadata completed.".into()),
             Err(status) if status.code() == Code::OutOfRange => {

@@ -48,11 +48,20 @@ mod tests {
     #[test]
     fn no_login_is_offered_without_tls() {
         let config = Config::default();
-        let before = capabilities(&config, State { starttls: true, may_login: false, logged_in: false, bindable: false, compressed: false });
+        let before = capabilities(
+            &config,
+            State { starttls: true, may_login: false, logged_in: false, bindable: false, compressed: false },
+        );
         assert!(before.contains("STARTTLS LOGINDISABLED") && !before.contains("AUTH="), "{before}");
-        let secure = capabilities(&config, State { starttls: false, may_login: true, logged_in: false, bindable: false, compressed: false });
+        let secure = capabilities(
+            &config,
+            State { starttls: false, may_login: true, logged_in: false, bindable: false, compressed: false },
+        );
         assert!(secure.contains("AUTH=PLAIN AUTH=LOGIN") && !secure.contains("STARTTLS"), "{secure}");
-        let after = capabilities(&config, State { starttls: false, may_login: true, logged_in: true, bindable: false, compressed: false });
+        let after = capabilities(
+            &config,
+            State { starttls: false, may_login: true, logged_in: true, bindable: false, compressed: false },
+        );
         assert!(after.contains("IDLE") && !after.contains("AUTH=") && !after.contains("  "), "{after}");
     }
 }

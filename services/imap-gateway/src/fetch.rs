@@ -252,7 +252,7 @@ impl Session {
         let flags = selected.flags_of(message);
         let (uid, size, header_len) = (message.uid, u64::from(message.size), message.header.len() as u64);
         let start = self.wire.out.len();
-        drop(begin_fetch(&mut self.wire.out, self.uid_only, seq, uid, wanted.uid));
+        begin_fetch(&mut self.wire.out, self.uid_only, seq, uid, wanted.uid);
         let mut is_first = self.wire.out.get(start..).is_some_and(|text| text.ends_with(b"("));
         for item in wanted.items.iter().filter(|i| !matches!(i, FetchItem::Uid | FetchItem::ModSeq)) {
             // What has to be decoded is held; everything else passes by.

@@ -44,7 +44,11 @@ impl Session {
         if let Some(items) = &command.returns.status
             && !listed.is_empty()
         {
-            let answer = self.mailboxes().status(StatusRequest { account_id, names: listed, details: has_details(items) }).await?.into_inner();
+            let answer = self
+                .mailboxes()
+                .status(StatusRequest { account_id, names: listed, details: has_details(items) })
+                .await?
+                .into_inner();
             for named in answer.states {
                 self.write_status(&named.name, &named.state.unwrap_or_default(), items);
             }
@@ -71,7 +75,11 @@ impl Session {
 
     /// `None` when there is no such mailbox.
     pub(crate) async fn state_of(&self, account_id: u64, name: String) -> Result<Option<MailboxState>, Failure> {
-        let answer = self.mailboxes().status(StatusRequest { account_id, names: vec![name], details: false }).await?.into_inner();
+        let answer = self
+            .mailboxes()
+            .status(StatusRequest { account_id, names: vec![name], details: false })
+            .await?
+            .into_inner();
         Ok(answer.states.into_iter().next().and_then(|named| named.state))
     }
 

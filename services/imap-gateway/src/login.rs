@@ -78,7 +78,8 @@ impl Session {
         };
         // Given back while the client thinks, or many slow ones would keep all others out.
         let mut examined = turn().await?;
-        let mut exchange = Exchange::begin(directory, mechanism, initial, self.peer, self.channel_binding, timeout).await?;
+        let mut exchange =
+            Exchange::begin(directory, mechanism, initial, self.peer, self.channel_binding, timeout).await?;
         loop {
             let step = exchange.step().await?;
             drop(examined);

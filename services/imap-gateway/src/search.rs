@@ -62,8 +62,7 @@ impl Session {
         let SearchCommand { uid, returns, charset, key } = command;
         let key = self.resolve(key, charset.as_deref()).await?;
         let also = Also { header: criteria.iter().any(|c: &Criterion| SortKey::needs_header(c.key)) };
-        let sortable =
-            |m: &Message| Sortable::new(&criteria, (m.uid, m.modseq), &m.header, m.internal_date_ms, m.size);
+        let sortable = |m: &Message| Sortable::new(&criteria, (m.uid, m.modseq), &m.header, m.internal_date_ms, m.size);
         let mut found = self.scan(account_id, tag, &key, also, sortable).await?;
         imap::sort::sort(&mut found, &criteria);
         let hits = found.into_iter().map(|m| (m.uid, m.modseq)).collect();
@@ -195,7 +194,8 @@ impl Session {
                 // A large message is held whole while it is searched: few at a time.
                 let _large = if message.body_omitted {
                     let large = self.gateway.large.clone().acquire_owned().await;
-                    message.body = self.content(account_id, message.uid, message.header.len() as u64, u64::MAX).await?.into();
+                    message.body =
+                        self.content(account_id, message.uid, message.header.len() as u64, u64::MAX).await?.into();
                     large.ok()
                 } else {
                     None

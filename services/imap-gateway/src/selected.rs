@@ -79,9 +79,8 @@ impl Selected {
 
     fn recent_count(&self) -> u32 {
         let uids = self.view.uids();
-        let within = |(first, last): &(u32, u32)| {
-            uids.partition_point(|u| u <= last) - uids.partition_point(|u| u < first)
-        };
+        let within =
+            |(first, last): &(u32, u32)| uids.partition_point(|u| u <= last) - uids.partition_point(|u| u < first);
         u32::try_from(self.recent.iter().map(within).sum::<usize>()).unwrap_or(u32::MAX)
     }
 }
@@ -179,8 +178,7 @@ impl Session {
     /// Since any mod-sequence; does not move what the session knows.
     pub(crate) async fn changes(&self, account_id: u64, since_modseq: u64) -> Result<ChangesResponse, Failure> {
         let Some(selected) = &self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
-        let request =
-            ChangesRequest { account_id, mailbox_id: selected.mailbox_id, since_modseq, claim_recent: false };
+        let request = ChangesRequest { account_id, mailbox_id: selected.mailbox_id, since_modseq, claim_recent: false };
         Ok(self.mailboxes().changes(request).await?.into_inner())
     }
 

@@ -119,7 +119,11 @@ impl Session {
                 Framed::Data(_) | Framed::AppendEnd(_) => Next::GoOn,
                 // Of an APPEND that was refused: all of it is.
                 Framed::AppendNext { .. } => {
-                    if self.wire.framer.refuse() { Next::GoOn } else { self.bye("[TOOBIG] Literal is too large.") }
+                    if self.wire.framer.refuse() {
+                        Next::GoOn
+                    } else {
+                        self.bye("[TOOBIG] Literal is too large.")
+                    }
                 }
                 Framed::TooLarge { tag } => {
                     self.bad(tag.as_deref(), "[TOOBIG] Command is too large.");
@@ -257,9 +261,7 @@ impl Session {
             CommandBody::List(command) => self.list(account, command).await,
             CommandBody::Lsub { reference, pattern } => self.lsub(account, &reference, &pattern).await,
             CommandBody::Status { mailbox, items } => self.status(account, mailbox, &items).await,
-            CommandBody::Select { qresync: Some(_), .. } if !self.qresync => {
-                Err(Failure::Bad("ENABLE QRESYNC first."))
-            }
+            CommandBody::Select { qresync: Some(_), .. } if !self.qresync => Err(Failure::Bad("ENABLE QRESYNC first.")),
             CommandBody::Select { mailbox, read_only, condstore, qresync } => {
                 self.condstore |= condstore;
                 self.select(account, mailbox, read_only, qresync).await

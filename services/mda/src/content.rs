@@ -1,5 +1,7 @@
 //! A message's bytes on their way into and out of Postgres.
 
+use std::cell::RefCell;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use proto::mailboxes::{Part, Structure};
@@ -22,7 +24,6 @@ pub struct Prepared {
 pub fn prepare(content: &[u8]) -> Result<Prepared, Status> {
     let size = i32::try_from(content.len()).map_err(|_| Status::out_of_range("message is too large"))?;
     let (header, body) = content.split_at(message::split(content));
-    let compress = |bytes| zstd::bulk::compress(bytes, ZSTD_LEVEL).map_err(|_| Status::internal("compression"));
     Ok(Prepared {
         size,
         header: compress(header)?,
@@ -32,9 +33,28 @@ pub fn prepare(content: &[u8]) -> Result<Prepared, Status> {
     })
 }
 
+/// A context is dear to make and good for ever: each thread keeps its own.
+fn compress(bytes: &[u8]) -> Result<Vec<u8>, Status> {
+    thread_local! {
+        static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    }
+    let compressed = COMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(compressor) => compressor.compress(bytes),
+        None => kept.insert(zstd::bulk::Compressor::new(ZSTD_LEVEL)?).compress(bytes),
+    });
+    compressed.map_err(|_| Status::internal("compression"))
+}
+
 /// `size` bounds what a damaged row could make of memory.
 pub fn decompress(stored: &[u8], size: usize) -> Result<Bytes, Status> {
-    zstd::bulk::decompress(stored, size).map(Bytes::from).map_err(|e| {
+    thread_local! {
+        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    let content = DECOMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(decompressor) => decompressor.decompress(stored, size),
+        None => kept.insert(zstd::bulk::Decompressor::new()?).decompress(stored, size),
+    });
+    content.map(Bytes::from).map_err(|e| {
         tracing::error!(error = %e, "stored content is damaged");
         Status::data_loss("stored content is damaged")
     })

@@ -37,7 +37,9 @@ use tonic::service::Routes;
 use uuid::Uuid;
 
 use crate::{
-    bounce::Bouncer, directory::throttle::Throttle, dispatcher::Dispatch, metrics::Metrics, spool::Accepting, wakes::WakeHub};
+    bounce::Bouncer, directory::throttle::Throttle, dispatcher::Dispatch, metrics::Metrics, spool::Accepting,
+    wakes::WakeHub,
+};
 
 /// What the roles of one process share.
 struct Parts {
@@ -156,7 +158,8 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
         routes.add_service(MailboxesServer::new(mailboxes).max_encoding_message_size(MAX_GRPC_MESSAGE));
     }
     if config.has(Role::Admin) {
-        let admin = admin::Admin { pool: pool(), passwords, bouncer: parts.bouncer.clone(), turns: parts.turns.clone() };
+        let admin =
+            admin::Admin { pool: pool(), passwords, bouncer: parts.bouncer.clone(), turns: parts.turns.clone() };
         routes.add_service(AdminServer::new(admin));
     }
     if config.has(Role::Journey) {

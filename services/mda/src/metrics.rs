@@ -35,7 +35,11 @@ impl Metrics {
         registry.register("mda_open_deliveries", "Deliveries without a final state", m.open.clone());
         registry.register("mda_contents_reclaimed", "Contents that nothing referred to", m.reclaimed.clone());
         registry.register("mda_logins_failed", "Logins with wrong credentials", m.logins_failed.clone());
-        registry.register("mda_logins_throttled", "Logins turned away after too many failures", m.logins_throttled.clone());
+        registry.register(
+            "mda_logins_throttled",
+            "Logins turned away after too many failures",
+            m.logins_throttled.clone(),
+        );
         registry.register(
             "mda_logins_unlimited",
             "Looks at the login back-off that Redis did not answer",

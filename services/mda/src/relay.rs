@@ -3,7 +3,8 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use proto::relay::{
     AddTlsResultsRequest, AddTlsResultsResponse, ClaimTlsReportRequest, FinishTlsReportRequest,
-    FinishTlsReportResponse, GetStsPolicyRequest, PutStsPolicyResponse, RestRequest, RestResponse, StsPolicy, TlsReport, TlsResult, relay_server,
+    FinishTlsReportResponse, GetStsPolicyRequest, PutStsPolicyResponse, RestRequest, RestResponse, StsPolicy,
+    TlsReport, TlsResult, relay_server,
 };
 use sqlx::PgPool;
 use tonic::{Request, Response, Status};
@@ -65,7 +66,8 @@ impl relay_server::Relay for Relay {
 
     async fn put_sts_policy(&self, request: Request<StsPolicy>) -> Result<Response<PutStsPolicyResponse>, Status> {
         let policy = request.into_inner();
-        let time = |ms| DateTime::from_timestamp_millis(ms).ok_or_else(|| Status::invalid_argument("time is out of range"));
+        let time =
+            |ms| DateTime::from_timestamp_millis(ms).ok_or_else(|| Status::invalid_argument("time is out of range"));
         sqlx::query(
             "insert into sts_policies (domain, id, policy, fetched_at, expires_at) values ($1, $2, $3, $4, $5)
              on conflict (domain) do update set id = excluded.id, policy = excluded.policy,
@@ -143,8 +145,10 @@ impl relay_server::Relay for Relay {
         request: Request<FinishTlsReportRequest>,
     ) -> Result<Response<FinishTlsReportResponse>, Status> {
         let request = request.into_inner();
-        let day: NaiveDate =
-            request.day.parse().map_err(|_| Status::invalid_argument(format!("day {:?}: expected YYYY-MM-DD", request.day)))?;
+        let day: NaiveDate = request
+            .day
+            .parse()
+            .map_err(|_| Status::invalid_argument(format!("day {:?}: expected YYYY-MM-DD", request.day)))?;
         sqlx::query(
             "with done as (update tls_reports set done = true where day = $1 and domain = $2),
                   old as (delete from tls_reports where done and day < $1 - 30)

@@ -39,8 +39,7 @@ fn is_wanted(action: Action, notify: &str) -> bool {
 /// Its queue id follows from the message and the recipients, so that a repeated call is the same
 /// message, whatever crashed between.
 pub(crate) async fn send(relay: &Relay, queue_id: &str, ended: &[&Ended], action: Action) -> Result<Report, Status> {
-    let told: Vec<&Ended> =
-        ended.iter().copied().filter(|e| is_wanted(action, &e.held.claimed.notify)).collect();
+    let told: Vec<&Ended> = ended.iter().copied().filter(|e| is_wanted(action, &e.held.claimed.notify)).collect();
     let Some(message) = told.first().map(|e| &e.held.claimed) else { return Ok(Report::NotWanted("NOTIFY")) };
     // RFC 5321 §4.5.5: no report about a report.
     if message.reverse_path.is_empty() {
@@ -57,9 +56,8 @@ pub(crate) async fn send(relay: &Relay, queue_id: &str, ended: &[&Ended], action
     let id = uuid::Uuid::new_v8(dsn::report_id_of(action, &original.to_bytes(), &numbers));
     let report_id = QueueId::from_bytes(id.into_bytes()).to_string();
     // RFC 3461 §6.2: only a failure returns the message.
-    let wants_full = action == Action::Failed
-        && message.ret.eq_ignore_ascii_case("FULL")
-        && message.size <= MAX_RETURNED as u64;
+    let wants_full =
+        action == Action::Failed && message.ret.eq_ignore_ascii_case("FULL") && message.size <= MAX_RETURNED as u64;
     let returned = read(relay, queue_id, !wants_full).await?;
 
     let host = &relay.config.hostname;

@@ -202,13 +202,7 @@ async fn open(
 }
 
 /// What the domain wants to know about this session (RFC 8460 §4.3).
-fn report(
-    relay: &Relay,
-    target: &Target,
-    security: &Security,
-    seen: &Seen,
-    opened: &Result<Connection, Failure>,
-) {
+fn report(relay: &Relay, target: &Target, security: &Security, seen: &Seen, opened: &Result<Connection, Failure>) {
     let Some(subject) = &security.subject else { return };
     let certificate = *seen.lock().unwrap_or_else(PoisonError::into_inner);
     let (result, words) = match (opened, certificate) {

@@ -15,7 +15,8 @@ const MAX_RECORDS: usize = 32;
 /// The records that can be used here. PKIX-TA and PKIX-EE cannot (RFC 7672 §3.1.3), nor can
 /// selectors and digests that nobody has heard of.
 pub(crate) fn usable(records: &[Tlsa]) -> Vec<Tlsa> {
-    let usable = |r: &&Tlsa| matches!(r.usage, DANE_TA | DANE_EE) && matches!(r.selector, FULL | SPKI) && r.matching <= 2;
+    let usable =
+        |r: &&Tlsa| matches!(r.usage, DANE_TA | DANE_EE) && matches!(r.selector, FULL | SPKI) && r.matching <= 2;
     records.iter().filter(usable).take(MAX_RECORDS).cloned().collect()
 }
 
@@ -102,7 +103,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_left_out() {
-        let all = [record(0, 0, 1, b""), record(1, 1, 1, b""), record(3, 2, 1, b""), record(3, 1, 3, b""), record(3, 1, 1, b"")];
+        let all = [
+            record(0, 0, 1, b""),
+            record(1, 1, 1, b""),
+            record(3, 2, 1, b""),
+            record(3, 1, 3, b""),
+            record(3, 1, 1, b""),
+        ];
         assert_eq!(usable(&all), [record(3, 1, 1, b"")]);
         assert_eq!(usable(&vec![record(3, 1, 1, b""); 1_000]).len(), MAX_RECORDS);
     }

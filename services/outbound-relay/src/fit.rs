@@ -13,7 +13,9 @@ pub(crate) enum Fitted {
 
 /// Whether anything in the envelope asks for SMTPUTF8.
 pub(crate) fn is_international(envelope: &Envelope) -> bool {
-    envelope.smtputf8 || !envelope.reverse_path.is_ascii() || envelope.recipients.iter().any(|r| !r.forward_path.is_ascii())
+    envelope.smtputf8
+        || !envelope.reverse_path.is_ascii()
+        || envelope.recipients.iter().any(|r| !r.forward_path.is_ascii())
 }
 
 /// Changes envelope and content as little as the peer's lacks need.
@@ -49,7 +51,10 @@ pub(crate) fn fit(envelope: &mut Envelope, content: Bytes, offered: &Capabilitie
     }
     match seven_bit::encode(&content) {
         Some(encoded) => Fitted::Yes(encoded.into()),
-        None => Fitted::No { status: "5.6.3", words: "message has 8-bit content that cannot be encoded, and the peer takes 7 bits" },
+        None => Fitted::No {
+            status: "5.6.3",
+            words: "message has 8-bit content that cannot be encoded, and the peer takes 7 bits",
+        },
     }
 }
 
@@ -72,25 +77,35 @@ mod tests {
 
     fn envelope(path: &str) -> Envelope {
         let recipients = vec![Recipient { forward_path: path.into(), ..Recipient::default() }];
-        Envelope { reverse_path: "a@sender.com".into(), recipients, eight_bit: true, smtputf8: true, ..Envelope::default() }
+        Envelope {
+            reverse_path: "a@sender.com".into(),
+            recipients,
+            eight_bit: true,
+            smtputf8: true,
+            ..Envelope::default()
+        }
     }
 
     #[test]
     fn needless_demands_are_dropped_and_domains_encoded() {
         let mut envelope = envelope("bob@bücher.example");
         let content = Bytes::from_static(b"Subject: x\r\n\r\nbody\r\n");
-        assert!(matches!(fit(&mut envelope, content.clone(), &Capabilities::default()), Fitted::Yes(c) if c == content));
+        assert!(
+            matches!(fit(&mut envelope, content.clone(), &Capabilities::default()), Fitted::Yes(c) if c == content)
+        );
         assert_eq!(envelope.recipients[0].forward_path, "bob@xn--bcher-kva.example");
         assert!(!envelope.smtputf8 && !envelope.eight_bit);
     }
 
     #[test]
     fn what_cannot_be_sent_is_refused() {
-        let status = |path: &str, content: &'static str| {
-            match fit(&mut envelope(path), Bytes::from_static(content.as_bytes()), &Capabilities::default()) {
-                Fitted::Yes(_) => "",
-                Fitted::No { status, .. } => status,
-            }
+        let status = |path: &str, content: &'static str| match fit(
+            &mut envelope(path),
+            Bytes::from_static(content.as_bytes()),
+            &Capabilities::default(),
+        ) {
+            Fitted::Yes(_) => "",
+            Fitted::No { status, .. } => status,
         };
         assert_eq!(status("jörg@example.com", "\r\n"), "5.6.7");
         assert_eq!(status("j@example.com", "Subject: ü\r\n\r\nx\r\n"), "5.6.7");

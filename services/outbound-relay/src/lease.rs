@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::spool::{ClaimRequest, Claimed, DeliveryId, GiveBackRequest, Lease, RenewRequest, spool_client::SpoolClient};
+use proto::spool::{
+    ClaimRequest, Claimed, DeliveryId, GiveBackRequest, Lease, RenewRequest, spool_client::SpoolClient,
+};
 use runtime::grpc::Channel;
 use tonic::Status;
 

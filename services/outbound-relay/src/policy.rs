@@ -161,9 +161,12 @@ pub(crate) fn validate(config: &Config) -> Result<(), String> {
         if pool.is_empty() {
             return Err(format!("configuration key \"egress_pools.{name}\" = []: expected an address"));
         }
-        if let Some(hostname) = pool.iter().filter_map(|s| s.hostname.as_ref()).find(|h| h.parse::<address::Domain>().is_err())
+        if let Some(hostname) =
+            pool.iter().filter_map(|s| s.hostname.as_ref()).find(|h| h.parse::<address::Domain>().is_err())
         {
-            return Err(format!("configuration key \"egress_pools.{name}.hostname\" = {hostname:?}: expected a host name"));
+            return Err(format!(
+                "configuration key \"egress_pools.{name}.hostname\" = {hostname:?}: expected a host name"
+            ));
         }
     }
     for (name, tenant) in &config.tenants {
@@ -175,9 +178,10 @@ pub(crate) fn validate(config: &Config) -> Result<(), String> {
         }
     }
     for (name, destination) in &config.destinations {
-        for (key, value) in
-            [("connections", destination.connections.map(|n| n as u64)), ("per_minute", destination.per_minute.map(u64::from))]
-        {
+        for (key, value) in [
+            ("connections", destination.connections.map(|n| n as u64)),
+            ("per_minute", destination.per_minute.map(u64::from)),
+        ] {
             if value == Some(0) {
                 return Err(format!("configuration key \"destinations.{name}.{key}\" = 0: expected at least 1"));
             }

@@ -118,9 +118,7 @@ impl OfDomain {
 fn of_policy(policy: &Policy, subject: Subject) -> Security {
     let subject = Some(subject);
     match policy.mode {
-        Mode::Enforce => {
-            Security { start: Start::Required, demand: Demand::Web, subject, is_authenticated: true }
-        }
+        Mode::Enforce => Security { start: Start::Required, demand: Demand::Web, subject, is_authenticated: true },
         Mode::Testing | Mode::None => {
             Security { start: Start::Opportunistic, demand: Demand::Observe, subject, is_authenticated: false }
         }

@@ -108,8 +108,9 @@ pub(crate) async fn settle(relay: &Arc<Relay>, queue_id: &str, mut ended: Vec<En
         }
     }
     // RFC 3461 §5.2.2: a host without DSN will never tell, so we do.
-    let is_unreported_success =
-        |fate: &Fate, e: &Ended| matches!(fate, Fate::Relayed) && !e.trail.peer_reports && dsn::wants_success(&e.held.claimed.notify);
+    let is_unreported_success = |fate: &Fate, e: &Ended| {
+        matches!(fate, Fate::Relayed) && !e.trail.peer_reports && dsn::wants_success(&e.held.claimed.notify)
+    };
     if let Some(done) = report(relay, queue_id, &ended, &fates, Action::Relayed, is_unreported_success).await {
         note(&mut ended, &fates, &done, is_unreported_success);
     }

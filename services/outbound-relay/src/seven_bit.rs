@@ -176,7 +176,9 @@ mod tests {
     #[test]
     fn plain_text() {
         assert_eq!(
-            encoded("Subject: x\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße = \r\n.\r\n"),
+            encoded(
+                "Subject: x\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße = \r\n.\r\n"
+            ),
             "Subject: x\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nGr=C3=BC=C3=9Fe =3D=20\r\n.\r\n"
         );
         let long = encoded(&format!("A: b\r\n\r\n{}\r\n", "ü".repeat(500)));
@@ -188,13 +190,23 @@ mod tests {
         let message = "Content-Type: multipart/mixed;\r\n boundary=\"b\"\r\n\r\n--b\r\n\r\nplain\r\n--b\r\nContent-Type: text/html\r\n\r\n<ü>\r\n--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\nä\r\n--b--\r\n";
         let out = encoded(message);
         assert!(out.starts_with("Content-Type: multipart/mixed;\r\n boundary=\"b\"\r\nContent-Transfer-Encoding: 7bit\r\n\r\n--b\r\n\r\nplain\r\n--b\r\n"));
-        assert!(out.contains("text/html\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n<=C3=BC>\r\n--b\r\n"), "{out}");
-        assert!(out.contains("Subject: in\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n=C3=A4\r\n--b--\r\n"), "{out}");
+        assert!(
+            out.contains("text/html\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n<=C3=BC>\r\n--b\r\n"),
+            "{out}"
+        );
+        assert!(
+            out.contains("Subject: in\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n=C3=A4\r\n--b--\r\n"),
+            "{out}"
+        );
     }
 
     #[test]
     fn what_cannot_be_encoded() {
-        for message in ["Subject: ü\r\n\r\nx", "Content-Transfer-Encoding: base64\r\n\r\nü", "Content-Type: message/partial\r\n\r\nü"] {
+        for message in [
+            "Subject: ü\r\n\r\nx",
+            "Content-Transfer-Encoding: base64\r\n\r\nü",
+            "Content-Type: message/partial\r\n\r\nü",
+        ] {
             assert_eq!(encode(message.as_bytes()), None, "{message}");
         }
         let mut deep = "ü\r\n".to_owned();

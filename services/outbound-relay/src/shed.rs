@@ -11,8 +11,8 @@ use crate::{
     decision::Decision,
     destinations::Refused,
     lane::{self, Lane},
-    policy,
     lease::Held,
+    policy,
     settle::{self, Ended},
 };
 

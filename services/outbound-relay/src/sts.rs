@@ -106,7 +106,9 @@ mod tests {
         let id = |texts: &[&str]| record_id(&texts.iter().map(|t| t.as_bytes().to_vec()).collect::<Vec<_>>());
         assert_eq!(id(&["v=STSv1; id=20160831085700Z;"]).as_deref(), Some("20160831085700Z"));
         assert_eq!(id(&["v=spf1 -all", "v=STSv1;id=1"]).as_deref(), Some("1"));
-        for wrong in [&["v=STSv1; id=1", "v=STSv1; id=2"][..], &["v=STSv1"], &["id=1; v=STSv1"], &["v=STSv1; id=a b"], &[]] {
+        for wrong in
+            [&["v=STSv1; id=1", "v=STSv1; id=2"][..], &["v=STSv1"], &["id=1; v=STSv1"], &["v=STSv1; id=a b"], &[]]
+        {
             assert_eq!(id(wrong), None, "{wrong:?}");
         }
     }
@@ -123,8 +125,14 @@ mod tests {
             assert!(!policy.allows(no), "{no}");
         }
         assert_eq!(parse("version: STSv1\nmode: none\nmax_age: 99999999999\n").unwrap().max_age, MAX_AGE);
-        for wrong in ["", "version: STSv2\nmode: none\nmax_age: 1", "version: STSv1\nmode: enforce\nmax_age: 1",
-            "version: STSv1\nmode: x\nmx: a\nmax_age: 1", "version: STSv1\nmode: none", "<html>"] {
+        for wrong in [
+            "",
+            "version: STSv2\nmode: none\nmax_age: 1",
+            "version: STSv1\nmode: enforce\nmax_age: 1",
+            "version: STSv1\nmode: x\nmx: a\nmax_age: 1",
+            "version: STSv1\nmode: none",
+            "<html>",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

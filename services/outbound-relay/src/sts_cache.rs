@@ -70,7 +70,8 @@ impl StsCache {
         let id = sts::record_id(&texts);
         let in_force = kept.as_ref().and_then(|k| sts::parse(&k.text).ok());
         // The same one is fetched again daily, so that it does not end unseen (§3.3).
-        let is_fresh = kept.as_ref().is_some_and(|k| Some(&k.id) == id.as_ref() && now_ms - k.fetched_at_ms < REFRESH_MS);
+        let is_fresh =
+            kept.as_ref().is_some_and(|k| Some(&k.id) == id.as_ref() && now_ms - k.fetched_at_ms < REFRESH_MS);
         let is_new = id.is_some() && !is_fresh;
         let mut found = Found { policy: in_force.map(Arc::new), trouble: None };
         let mut remember = REMEMBER;

@@ -119,7 +119,8 @@ impl Verifier {
             if roots.add(anchor.into_owned()).is_err() {
                 continue;
             }
-            let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider)).build();
+            let built =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider)).build();
             let Ok(verifier) = built else { continue };
             for name in names.iter().filter_map(|n| ServerName::try_from(n.clone()).ok()) {
                 match verifier.verify_server_cert(own, intermediates, &name, &[], now) {
@@ -143,9 +144,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let verdict = match &self.demand {
             Demand::Nothing => return Ok(ServerCertVerified::assertion()),
-            Demand::Observe | Demand::Web => {
-                self.web.verify_server_cert(own, intermediates, name, ocsp, now).map(drop)
-            }
+            Demand::Observe | Demand::Web => self.web.verify_server_cert(own, intermediates, name, ocsp, now).map(drop),
             Demand::Dane { records, names } => {
                 let chain: Vec<_> = std::iter::once(own).chain(intermediates).cloned().collect();
                 self.dane(records, names, &chain, now)

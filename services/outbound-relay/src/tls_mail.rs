@@ -156,7 +156,14 @@ fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 /// RFC 8460 §5.3: multipart/report with the compressed document, signed for the From domain.
-async fn mail(relay: &Relay, report: &TlsReport, to: &str, from: &str, id: &str, compressed: &[u8]) -> Result<(), Status> {
+async fn mail(
+    relay: &Relay,
+    report: &TlsReport,
+    to: &str,
+    from: &str,
+    id: &str,
+    compressed: &[u8],
+) -> Result<(), Status> {
     if to.parse::<address::Address>().is_err() {
         return Ok(());
     }
@@ -245,7 +252,10 @@ mod tests {
     #[test]
     fn where_reports_go() {
         let of = |texts: &[&str]| rua(&texts.iter().map(|t| t.as_bytes().to_vec()).collect::<Vec<_>>());
-        assert_eq!(of(&["v=TLSRPTv1; rua=mailto:a@b.example,https://c.example/x"]), ["mailto:a@b.example", "https://c.example/x"]);
+        assert_eq!(
+            of(&["v=TLSRPTv1; rua=mailto:a@b.example,https://c.example/x"]),
+            ["mailto:a@b.example", "https://c.example/x"]
+        );
         assert_eq!(of(&["v=spf1 -all"]), [""; 0]);
         assert_eq!(of(&["v=TLSRPTv1;rua=mailto:a@b", "v=TLSRPTv1;rua=mailto:c@d"]), [""; 0]);
     }

@@ -73,12 +73,8 @@ impl TlsResults {
 
     fn take(&self) -> Vec<TlsResult> {
         let counts = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
-        let result = |((domain, policy, failure), (successful_sessions, failed_sessions)): (Key, (u64, u64))| TlsResult {
-            domain,
-            policy,
-            failure,
-            successful_sessions,
-            failed_sessions,
+        let result = |((domain, policy, failure), (successful_sessions, failed_sessions)): (Key, (u64, u64))| {
+            TlsResult { domain, policy, failure, successful_sessions, failed_sessions }
         };
         counts.into_iter().map(result).collect()
     }
@@ -92,7 +88,12 @@ impl TlsResults {
         }
     }
 
-    pub async fn flush_forever(self: Arc<Self>, mda: RelayClient<Channel>, every: Duration, shutdown: CancellationToken) {
+    pub async fn flush_forever(
+        self: Arc<Self>,
+        mda: RelayClient<Channel>,
+        every: Duration,
+        shutdown: CancellationToken,
+    ) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(every) => self.flush(&mda).await,

@@ -91,7 +91,8 @@ async fn the_whole_message_or_its_header() {
     let script = Script { rcpt: vec![("@", "550 5.1.1 unknown")], ..Script::default() };
     let peer = Peer::start("127.0.0.1:0", script).await;
     let site = site(&ZONE, peer.address.port(), |_| ()).await;
-    for (ret, part) in [("FULL", "Content-Type: message/rfc822\r\n"), ("HDRS", "Content-Type: text/rfc822-headers\r\n")] {
+    for (ret, part) in [("FULL", "Content-Type: message/rfc822\r\n"), ("HDRS", "Content-Type: text/rfc822-headers\r\n")]
+    {
         let count = site.mda.0.lock().unwrap().outcomes.len() + 1;
         site.submit(vec![Claimed { ret: ret.into(), ..delivery("bob@example.com") }]).await;
         site.outcomes(count).await;

@@ -5,7 +5,7 @@ mod support;
 use std::{io::Read as _, sync::Arc};
 
 use proto::relay::{TlsReport, TlsResult};
-use support::{Peer, Script, Tls, delivery, site, told, tls::Authority};
+use support::{Peer, Script, Tls, delivery, site, tls::Authority, told};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -141,7 +141,10 @@ async fn the_daily_report_goes_to_whom_the_domain_names() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     let (envelope, content) = site.mda.0.lock().unwrap().accepted.pop().unwrap();
-    assert_eq!((envelope.reverse_path.as_str(), envelope.recipients[0].forward_path.as_str()), ("", "tls@reports.example"));
+    assert_eq!(
+        (envelope.reverse_path.as_str(), envelope.recipients[0].forward_path.as_str()),
+        ("", "tls@reports.example")
+    );
     let content = String::from_utf8(content).unwrap();
     assert!(content.contains("report-type=\"tlsrpt\"") && content.contains("TLS-Report-Domain: example.com"));
     let (_, encoded) = content.split_once("json.gz\"\r\n\r\n").unwrap();

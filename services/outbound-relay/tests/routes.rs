@@ -22,7 +22,8 @@ async fn aliases_and_international_names() {
         "mx.example.com. A 127.0.0.1",
     ];
     let site = site(&zone, peer.address.port(), |_| ()).await;
-    for (count, path) in ["a@alias.example.com", "b@bücher.example.com", "c@hostalias.example.com"].iter().enumerate() {
+    for (count, path) in ["a@alias.example.com", "b@bücher.example.com", "c@hostalias.example.com"].iter().enumerate()
+    {
         site.submit(vec![delivery(path)]).await;
         let outcome = site.outcomes(count + 1).await.remove(count);
         assert_eq!(told(&outcome).0, "relayed", "{path}: {outcome:?}");
@@ -38,7 +39,8 @@ async fn a_smarthost_with_credentials_takes_all_domains_over_one_connection() {
     let host = hub.address.to_string();
     let site = site(&[], 25, |c| {
         let credentials = (Some("user".to_owned()), Some("pass".to_owned()));
-        c.routes = vec![Route { user: credentials.0, password: credentials.1, ..route(&["*"], host, RouteTls::Required) }];
+        c.routes =
+            vec![Route { user: credentials.0, password: credentials.1, ..route(&["*"], host, RouteTls::Required) }];
         c.slow_start = 1;
     })
     .await;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use hickory_server::{Server, zone_handler::Catalog};
 use proto::{relay::StsPolicy, spool::Claimed};
 use support::{
-    Peer, Script, Site, Tls, delivery, detail, site_with, told,
+    Peer, Script, Site, Tls, delivery, detail, site_with,
     tls::{Authority, Certificate},
-    zone,
+    told, zone,
 };
 
 const MX: [&str; 2] = ["example.com. MX 10 mx.example.com.", "mx.example.com. A 127.0.0.1"];
@@ -66,7 +66,9 @@ async fn fares(
     let counted = mda.0.lock().unwrap().tls_results.clone();
     let results = counted.iter().map(|r| match r.failure.is_empty() {
         true => "success".to_owned(),
-        false => serde_json::from_str::<serde_json::Value>(&r.failure).unwrap()["result-type"].as_str().unwrap().to_owned(),
+        false => {
+            serde_json::from_str::<serde_json::Value>(&r.failure).unwrap()["result-type"].as_str().unwrap().to_owned()
+        }
     });
     let results = results.collect();
     (name, text, !detail(&outcome)["tls"].is_null(), results)
@@ -117,7 +119,8 @@ async fn an_mx_that_the_policy_does_not_name_gets_nothing() {
     let mut policy = sts("enforce");
     policy.text = policy.text.replace("mx.example.com", "*.mail.example.com");
     let zone = zone::serve(&MX, false).await;
-    let (outcome, text, _, results) = fares(zone, &peer, Some(policy), |c| c.tls_ca = Some(authority.file.clone())).await;
+    let (outcome, text, _, results) =
+        fares(zone, &peer, Some(policy), |c| c.tls_ca = Some(authority.file.clone())).await;
     assert_eq!((outcome, results), ("deferred", vec!["validation-failure".to_owned()]));
     assert!(text.contains("not in the MTA-STS policy"), "{text}");
     assert_eq!(peer.lines(), [""; 0]);
@@ -176,7 +179,8 @@ async fn a_signed_zone_without_tlsa_and_one_signed_by_somebody_else() {
 
     // Signatures that lead nowhere: no DNSSEC as far as we can know, hence no DANE.
     let (address, server, _) = zone::signed(&MX).await;
-    let (outcome, text, ..) = fares((address, server), &peer, None, |c| c.dns.trust_anchor = Some(anchor.clone())).await;
+    let (outcome, text, ..) =
+        fares((address, server), &peer, None, |c| c.dns.trust_anchor = Some(anchor.clone())).await;
     assert_eq!(outcome, "relayed", "{text}");
     std::fs::remove_file(anchor).unwrap();
 }

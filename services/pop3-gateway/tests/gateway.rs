@@ -381,7 +381,8 @@ async fn utf8_headers_go_as_they_are_only_to_who_asked_for_them() {
     client.play("C: UIDL 3\nS: +OK 3 from-elsewhere\nC: RETR 1\nS: +OK 93 octets").await;
     let surrogate = client.text().await;
     assert_eq!(surrogate.len(), 93);
-    let expected = "From: =?utf-8?B?asO2QGV4w6RtcGxlLmNvbQ==?= :;\r\nSubject: =?utf-8?B?R3LDvMOfZQ==?=\r\n\r\nGrüße\r\n";
+    let expected =
+        "From: =?utf-8?B?asO2QGV4w6RtcGxlLmNvbQ==?= :;\r\nSubject: =?utf-8?B?R3LDvMOfZQ==?=\r\n\r\nGrüße\r\n";
     assert_eq!(String::from_utf8(surrogate).unwrap(), expected);
     client.play("C: QUIT\nS: +OK …").await;
     let mut client = gateway.client().await;

@@ -56,7 +56,9 @@ impl Guard {
     /// A message begins.
     pub async fn message(&self, peer: IpAddr, account: Option<&Account>) -> Result<(), Refusal> {
         let fits = match account {
-            Some(a) => self.count("messages", &format!("account:{}", a.account_id), self.limits.messages_per_account).await,
+            Some(a) => {
+                self.count("messages", &format!("account:{}", a.account_id), self.limits.messages_per_account).await
+            }
             None => self.count("messages", &shown(peer), self.limits.messages_per_address).await,
         };
         if fits { Ok(()) } else { Err(Refusal::message_rate()) }
@@ -67,7 +69,9 @@ impl Guard {
         let own = Some(Rate { limit: account.daily_recipients, seconds: 86_400 }).filter(|r| r.limit > 0);
         let rate = own.or(self.limits.recipients_per_account);
         let fits = self.count("recipients", &format!("account:{}", account.account_id), rate).await
-            && self.count("recipients", &format!("tenant:{}", account.tenant_id), self.limits.recipients_per_tenant).await;
+            && self
+                .count("recipients", &format!("tenant:{}", account.tenant_id), self.limits.recipients_per_tenant)
+                .await;
         if fits { Ok(()) } else { Err(Refusal::recipient_rate()) }
     }
 
@@ -166,7 +170,9 @@ fn reversed(peer: IpAddr) -> String {
 /// RFC 5782 §2.1: 127.0.0.0/8. What lists answer instead of "ask me properly" is no listing.
 fn is_listing(answer: &IpAddr) -> bool {
     match answer {
-        IpAddr::V4(v4) => v4.is_loopback() && !v4.octets().starts_with(&[127, 255, 255]) && v4.octets() != [127, 0, 0, 1],
+        IpAddr::V4(v4) => {
+            v4.is_loopback() && !v4.octets().starts_with(&[127, 255, 255]) && v4.octets() != [127, 0, 0, 1]
+        }
         IpAddr::V6(_) => false,
     }
 }

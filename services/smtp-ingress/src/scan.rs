@@ -125,7 +125,8 @@ mod tests {
     use super::*;
 
     fn outcome(action: &str) -> Result<bool, &'static str> {
-        let text = format!("{{\"action\":\"{action}\",\"score\":7.5,\"required_score\":15.0,\"symbols\":{{\"A\":{{}}}}}}");
+        let text =
+            format!("{{\"action\":\"{action}\",\"score\":7.5,\"required_score\":15.0,\"symbols\":{{\"A\":{{}}}}}}");
         let answer = serde_json::from_str(&text).expect("an answer");
         scanned(answer).judge().map(|s| s.is_junk).map_err(|r| r.reason)
     }

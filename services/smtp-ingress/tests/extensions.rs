@@ -19,7 +19,11 @@ const LOGIN: &str = "
 ";
 
 async fn scram(site: &Site, role: Role, password: &str, tamper: bool) -> String {
-    let script = if role == Role::Submissions { "S: 220…" } else { "S: 220…\nC: EHLO x\nS* 250\nC: STARTTLS\nS: 220…\nT:" };
+    let script = if role == Role::Submissions {
+        "S: 220…"
+    } else {
+        "S: 220…\nC: EHLO x\nS* 250\nC: STARTTLS\nS: 220…\nT:"
+    };
     let client = site.play(role, script).await;
     let mut client = client.play("C: EHLO laptop.example\nS* 250").await;
     let mut binding = client.binding.unwrap();
@@ -119,7 +123,9 @@ async fn binary_content_does_not_leave_us() {
 
 #[tokio::test]
 async fn a_full_mailbox_is_for_now_or_for_good() {
-    for (policy, reply) in [(smtp_ingress::OverQuota::Defer, "452 4.2.2…"), (smtp_ingress::OverQuota::Refuse, "552 5.2.2…")] {
+    for (policy, reply) in
+        [(smtp_ingress::OverQuota::Defer, "452 4.2.2…"), (smtp_ingress::OverQuota::Refuse, "552 5.2.2…")]
+    {
         let site = Site::with(|config| config.over_quota = policy).await;
         let script = format!(
             "S: 220…\nC: EHLO x\nS* 250\nC: MAIL FROM:<a@b.example>\nS: 250…\nC: RCPT TO:<full@mx.example>\nS: {reply}\n\

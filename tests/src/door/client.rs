@@ -116,8 +116,8 @@ pub async fn slowloris(port: u16, n: usize, done: Arc<AtomicBool>) -> usize {
     cut
 }
 
-/// Passwords for one account over STARTTLS are slow to try; here the plain refusal is what is
-/// counted: without TLS no password is even looked at, so guess through Python's TLS instead.
+/// Passwords for one account from another network, one after another; how many were answered
+/// with 535, and how many with "later".
 pub async fn guess(port: u16, n: usize, done: Arc<AtomicBool>) -> (usize, usize) {
     let program = format!(
         "import smtplib, ssl, sys\n\
@@ -142,7 +142,9 @@ pub async fn guess(port: u16, n: usize, done: Arc<AtomicBool>) -> (usize, usize)
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut last = (0, 0);
     while !done.load(Ordering::Relaxed) {
-        let Ok(Ok(Some(line))) = tokio::time::timeout(Duration::from_secs(1), lines.next_line()).await else { continue };
+        let Ok(Ok(Some(line))) = tokio::time::timeout(Duration::from_secs(1), lines.next_line()).await else {
+            continue;
+        };
         if let Some((wrong, later)) = line.split_once(' ') {
             last = (wrong.parse().unwrap_or(last.0), later.parse().unwrap_or(last.1));
         }
@@ -165,7 +167,9 @@ pub async fn smuggle(port: u16, n: usize, done: Arc<AtomicBool>) -> usize {
                     break;
                 }
             }
-            let text = format!("Subject: smuggled\r\n\r\nx{end}MAIL FROM:<evil@x.example>\r\nRCPT TO:<bob@example.com>\r\nDATA\r\nevil\r\n.");
+            let text = format!(
+                "Subject: smuggled\r\n\r\nx{end}MAIL FROM:<evil@x.example>\r\nRCPT TO:<bob@example.com>\r\nDATA\r\nevil\r\n."
+            );
             let Ok(reply) = client.command(&text).await else { break };
             assert!(reply.starts_with("554 5.6.0"), "{end:?}: {reply}");
             refused += 1;

@@ -23,7 +23,15 @@ struct Outcome {
 fn config(submits: bool) -> Config {
     let mechanisms = if submits { vec!["SCRAM-SHA-256", "PLAIN", "LOGIN"] } else { Vec::new() };
     // Without STARTTLS: what stands behind that in the same read is thrown away, by intent.
-    Config { mechanisms, max_message_size: MAX_MESSAGE, max_errors: 50, max_recipients: 5, max_hold: Some(100), priorities: submits, ..Config::default() }
+    Config {
+        mechanisms,
+        max_message_size: MAX_MESSAGE,
+        max_errors: 50,
+        max_recipients: 5,
+        max_hold: Some(100),
+        priorities: submits,
+        ..Config::default()
+    }
 }
 
 /// A server that says yes to most, by a rule of its own and not by chance.
@@ -46,7 +54,9 @@ fn play(config: Config, pieces: &[&[u8]]) -> Outcome {
                 Effect::AuthResponse(response) if response.len() > 10 => session.auth_succeeded(),
                 Effect::AuthResponse(_) => session.auth_failed(Reply::new(535, (5, 7, 8), "no")),
                 Effect::AuthAborted => {}
-                Effect::Sender(mail) if mail.size == Some(1) => session.sender_refused(Reply::new(550, (5, 7, 1), "no")),
+                Effect::Sender(mail) if mail.size == Some(1) => {
+                    session.sender_refused(Reply::new(550, (5, 7, 1), "no"))
+                }
                 Effect::Sender(_) => session.sender_accepted(),
                 Effect::Recipient(rcpt) if rcpt.address.is_none() => {
                     session.recipient_refused(Reply::new(550, (5, 1, 1), "no"));
@@ -63,7 +73,10 @@ fn play(config: Config, pieces: &[&[u8]]) -> Outcome {
                 }
             }
         }
-        assert!(session.content_held() < 4 * usize::try_from(MAX_MESSAGE).unwrap_or_default() + 8192, "memory is bounded");
+        assert!(
+            session.content_held() < 4 * usize::try_from(MAX_MESSAGE).unwrap_or_default() + 8192,
+            "memory is bounded"
+        );
         assert!(input.len() <= 12_288, "input is bounded");
         session.take_refusals();
     }
@@ -87,7 +100,7 @@ const OPENING: &[u8] = b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.examp
 
 /// An oracle that searches the text as a whole agrees on what the message is, whatever stands in it.
 pub fn end_of_data(generator: &mut Generator, _: &[u8]) {
-    let content = generator.from_alphabet(b"\r\n.\r\n.ab\0", 60);
+    let content = generator.octets_of(b"\r\n.\r\n.ab\0", 60);
     let dialogue = [OPENING, b"DATA\r\n", &content, b"\r\n.\r\nNOOP\r\n"].concat();
     let pieces = generator.pieces(&dialogue);
     let outcome = play(config(false), &pieces);
@@ -110,8 +123,9 @@ pub fn end_of_data(generator: &mut Generator, _: &[u8]) {
 /// Chunks arrive as they are, or not at all.
 pub fn chunks(generator: &mut Generator, _: &[u8]) {
     let binary = generator.below(2) == 0;
-    let content = generator.from_alphabet(b"\r\n\r\n.\0abc", 80);
-    let mail: &[u8] = if binary { b"MAIL FROM:<a@b.example> BODY=BINARYMIME\r\n" } else { b"MAIL FROM:<a@b.example>\r\n" };
+    let content = generator.octets_of(b"\r\n\r\n.\0abc", 80);
+    let mail: &[u8] =
+        if binary { b"MAIL FROM:<a@b.example> BODY=BINARYMIME\r\n" } else { b"MAIL FROM:<a@b.example>\r\n" };
     let mut dialogue = [b"EHLO x\r\n", mail, b"RCPT TO:<c@d.example>\r\n"].concat();
     for chunk in generator.pieces(&content) {
         dialogue.extend_from_slice(format!("BDAT {}\r\n", chunk.len()).as_bytes());

@@ -286,7 +286,8 @@ impl Mailboxes for Fake {
         let mut boxes = self.boxes()?;
         let request = request.into_inner();
         let mailbox = named(&mut boxes, &request.name)?;
-        let first_recent = if self.tells_recent.load(Ordering::Relaxed) { mailbox.first_recent(request.claim_recent) } else { 0 };
+        let first_recent =
+            if self.tells_recent.load(Ordering::Relaxed) { mailbox.first_recent(request.claim_recent) } else { 0 };
         let answer = SelectResponse {
             first_recent,
             state: Some(mailbox.state()),
@@ -312,7 +313,8 @@ impl Mailboxes for Fake {
         let mut boxes = self.boxes()?;
         let mailbox = by_id(&mut boxes, request.mailbox_id)?;
         let since = request.since_modseq;
-        let first_recent = if self.tells_recent.load(Ordering::Relaxed) { mailbox.first_recent(request.claim_recent) } else { 0 };
+        let first_recent =
+            if self.tells_recent.load(Ordering::Relaxed) { mailbox.first_recent(request.claim_recent) } else { 0 };
         Ok(Response::new(ChangesResponse {
             state: Some(mailbox.state()),
             first_recent,
@@ -480,11 +482,17 @@ impl Mailboxes for Fake {
 
     type ListMaildropStream = Answers<ListMaildropResponse>;
 
-    async fn list_maildrop(&self, _: Request<ListMaildropRequest>) -> Result<Response<Self::ListMaildropStream>, Status> {
+    async fn list_maildrop(
+        &self,
+        _: Request<ListMaildropRequest>,
+    ) -> Result<Response<Self::ListMaildropStream>, Status> {
         Err(Status::unimplemented("POP3"))
     }
 
-    async fn update_maildrop(&self, _: Request<UpdateMaildropRequest>) -> Result<Response<UpdateMaildropResponse>, Status> {
+    async fn update_maildrop(
+        &self,
+        _: Request<UpdateMaildropRequest>,
+    ) -> Result<Response<UpdateMaildropResponse>, Status> {
         Err(Status::unimplemented("POP3"))
     }
 }
@@ -514,7 +522,11 @@ impl Directory for Fake {
                 let step = if !request.has_response {
                     Step::Challenge(Default::default())
                 } else if request.response.as_ref() == b"\0bob\0secret" {
-                    Step::Success(directory::Account { account_id: 1, address: "bob@example.com".into(), ..Default::default() })
+                    Step::Success(directory::Account {
+                        account_id: 1,
+                        address: "bob@example.com".into(),
+                        ..Default::default()
+                    })
                 } else {
                     Step::Failure("authentication failed".into())
                 };

@@ -9,8 +9,7 @@ use crate::{
 const MAX_ENTRIES: usize = 64;
 
 pub(crate) fn get_metadata(c: &mut Cursor<'_>) -> Result<MetadataRequest> {
-    let mut request =
-        MetadataRequest { mailbox: String::new(), max_size: None, depth: Some(0), entries: Vec::new() };
+    let mut request = MetadataRequest { mailbox: String::new(), max_size: None, depth: Some(0), entries: Vec::new() };
     // The options come first in the grammar, and after the mailbox in the RFC's examples.
     options(c, &mut request)?;
     request.mailbox = c.mailbox()?;
@@ -54,7 +53,10 @@ fn options(c: &mut Cursor<'_>, request: &mut MetadataRequest) -> Result<()> {
     c.space()
 }
 
-pub(crate) fn set_metadata(c: &mut Cursor<'_>) -> Result<(String, Vec<(String, Option<Vec<u8>>)>)> {
+/// Name, and value or NIL.
+type Entries = Vec<(String, Option<Vec<u8>>)>;
+
+pub(crate) fn set_metadata(c: &mut Cursor<'_>) -> Result<(String, Entries)> {
     let mailbox = c.mailbox()?;
     c.space()?;
     let entries = c.list(|c| {

@@ -71,6 +71,8 @@ fn append_head(c: &mut Cursor<'_>, tag: String) -> Result<AppendHead> {
 pub(crate) fn parse_append_next(text: &[u8], names: Names) -> Result<AppendItem> {
     let mut c = Cursor::new(text, names);
     c.space()?;
+    // Python's IMAPClient writes two.
+    c.run(|b| b == b' ');
     append_item(&mut c)
 }
 

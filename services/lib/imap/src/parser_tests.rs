@@ -211,7 +211,9 @@ fn qresync_partial_and_their_kin() {
         panic!()
     };
     assert_eq!((q.uid_validity, q.modseq, q.known.is_some(), q.sample.is_some()), (7, 9, true, true));
-    assert!(matches!(body("SELECT x (QRESYNC (7 9))"), CommandBody::Select { qresync: Some(q), .. } if q.known.is_none()));
+    assert!(
+        matches!(body("SELECT x (QRESYNC (7 9))"), CommandBody::Select { qresync: Some(q), .. } if q.known.is_none())
+    );
     let CommandBody::Select { qresync: Some(q), .. } = body("SELECT x (QRESYNC (7 9 (1 2)))") else { panic!() };
     assert_eq!((q.known, q.sample.is_some()), (None, true));
     for wrong in ["(QRESYNC)", "(QRESYNC (0 1))", "(QRESYNC (1 1 $$))", "(QRESYNC (1 1 1:2 (1)))", "(X)"] {
@@ -240,8 +242,11 @@ fn qresync_partial_and_their_kin() {
         panic!()
     };
     assert_eq!((get.depth, get.entries[0].as_str(), get.mailbox.as_str()), (Some(1), "/private/comment", "INBOX"));
-    assert!(matches!(body("GETMETADATA \"\" (MAXSIZE 5) /shared/x"), CommandBody::GetMetadata(g) if g.max_size == Some(5)));
-    let CommandBody::SetMetadata { entries, .. } = body("SETMETADATA INBOX (/private/a {1+}\r\nx /private/b NIL)") else {
+    assert!(
+        matches!(body("GETMETADATA \"\" (MAXSIZE 5) /shared/x"), CommandBody::GetMetadata(g) if g.max_size == Some(5))
+    );
+    let CommandBody::SetMetadata { entries, .. } = body("SETMETADATA INBOX (/private/a {1+}\r\nx /private/b NIL)")
+    else {
         panic!()
     };
     assert_eq!(entries, [("/private/a".to_owned(), Some(b"x".to_vec())), ("/private/b".to_owned(), None)]);

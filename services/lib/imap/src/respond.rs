@@ -99,7 +99,7 @@ pub fn numbered(out: &mut Vec<u8>, n: u32, name: &str) {
 /// `* FLAGS (…)` and `* OK [PERMANENTFLAGS (…)] …` (RFC 9051 §7.1). Without write access nothing
 /// is permanent.
 pub fn flag_lists(out: &mut Vec<u8>, keywords: &[String], read_only: bool) {
-    let all = Flags { system: u32::MAX & !Flags::RECENT, keywords: keywords.to_vec() };
+    let all = Flags { system: !Flags::RECENT, keywords: keywords.to_vec() };
     out.extend_from_slice(b"* FLAGS ");
     all.write(out);
     out.extend_from_slice(b"\r\n* OK [PERMANENTFLAGS ");
@@ -415,7 +415,10 @@ mod tests {
         let part = SearchReturn { partial: Some(window), ..SearchReturn::default() };
         assert_eq!(written(|o| sorted.write_esearch(o, part)), "* ESEARCH (TAG \"a1\") UID PARTIAL (2:4 2:4)\r\n");
         let back = SearchReturn { partial: Some(crate::Partial { from_end: true, low: 1, high: 2 }), ..part };
-        assert_eq!(written(|o| found.write_esearch(o, back)), "* ESEARCH (TAG \"a1\") UID PARTIAL (-1:-2 3,9) MODSEQ 7\r\n");
+        assert_eq!(
+            written(|o| found.write_esearch(o, back)),
+            "* ESEARCH (TAG \"a1\") UID PARTIAL (-1:-2 3,9) MODSEQ 7\r\n"
+        );
         let none = Found { tag: "a1", uid: false, numbers: &[], modseq: None, sorted: false };
         assert_eq!(written(|o| none.write_esearch(o, part)), "* ESEARCH (TAG \"a1\") PARTIAL (2:4 NIL)\r\n");
         assert_eq!(written(|o| none.write_esearch(o, wanted)), "* ESEARCH (TAG \"a1\") COUNT 0\r\n");

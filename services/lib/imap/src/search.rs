@@ -296,7 +296,13 @@ mod tests {
 
     fn matches(text: &str) -> bool {
         let flags = Flags { system: Flags::SEEN, keywords: vec!["$Forwarded".to_owned()] };
-        let facts = Facts { header: HEADER, body: BODY, email_id: "e1", thread_id: "t1", ..Facts::new(7, &flags, 760_665_600_000, 1000, 50) };
+        let facts = Facts {
+            header: HEADER,
+            body: BODY,
+            email_id: "e1",
+            thread_id: "t1",
+            ..Facts::new(7, &flags, 760_665_600_000, 1000, 50)
+        };
         key(text).matches(&facts)
     }
 
@@ -372,7 +378,10 @@ mod tests {
         assert_eq!(key("UNSEEN UID 1:*").needs(), Needs::default());
         assert_eq!(key("OR SEEN NOT FROM x").needs(), Needs { header: true, ..Needs::default() });
         assert_eq!(key("BODY x").needs(), Needs { header: true, body: true, ..Needs::default() });
-        assert_eq!(key("EMAILID x THREADID y").needs(), Needs { object_ids: true, structure: true, ..Needs::default() });
+        assert_eq!(
+            key("EMAILID x THREADID y").needs(),
+            Needs { object_ids: true, structure: true, ..Needs::default() }
+        );
         assert_eq!(key("UID 7:8 UNSEEN 2:3").within().map(|r| r.to_string()).as_deref(), Some("7:8"));
         assert_eq!(key("OR UID 1 UID 7").within(), None);
         assert!(key("NOT MODSEQ 5").asks_modseq());

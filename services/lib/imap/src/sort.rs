@@ -66,8 +66,7 @@ impl Sortable {
     /// `header` counts only as far as a criterion needs it.
     pub fn new(criteria: &[Criterion], (uid, modseq): (u32, u64), header: &[u8], arrival_ms: i64, size: u32) -> Self {
         let needs_envelope = |c: &Criterion| c.key.needs_header() && !matches!(c.key, SortKey::Date | SortKey::Subject);
-        let envelope =
-            if criteria.iter().any(needs_envelope) { Envelope::parse(header) } else { Envelope::default() };
+        let envelope = if criteria.iter().any(needs_envelope) { Envelope::parse(header) } else { Envelope::default() };
         let value = |criterion: &Criterion| match criterion.key {
             SortKey::Arrival => Value::Number(arrival_ms),
             SortKey::Size => Value::Number(size.into()),

@@ -94,9 +94,10 @@ impl<'m> Forest<'m> {
     fn link(&mut self, messages: &'m [Threadable]) {
         let mut by_id: HashMap<&[u8], usize> = HashMap::new();
         for message in messages {
-            let free = message.id.as_deref().filter(|id| {
-                by_id.get(id).is_none_or(|at| self.nodes.get(*at).is_some_and(|n| n.message.is_none()))
-            });
+            let free = message
+                .id
+                .as_deref()
+                .filter(|id| by_id.get(id).is_none_or(|at| self.nodes.get(*at).is_some_and(|n| n.message.is_none())));
             // No identifier, or one that another message has: unique for itself.
             let own = match free {
                 Some(id) => *by_id.entry(id).or_insert_with(|| add(&mut self.nodes)),
@@ -328,7 +329,8 @@ mod tests {
             .zip(list)
             .map(|(n, (id, subject, refs))| {
                 let refs: Vec<String> = refs.split_whitespace().map(|r| format!("<{r}@x>")).collect();
-                let header = format!("Message-ID: <{id}@x>\r\nSubject: {subject}\r\nReferences: {}\r\n\r\n", refs.join(" "));
+                let header =
+                    format!("Message-ID: <{id}@x>\r\nSubject: {subject}\r\nReferences: {}\r\n\r\n", refs.join(" "));
                 Threadable::new(algorithm, n, n, header.as_bytes(), i64::from(n) * 1000)
             })
             .collect();
@@ -340,14 +342,20 @@ mod tests {
     #[test]
     fn by_subject() {
         let of = |list: &[(&str, &str, &str)]| threads(Algorithm::OrderedSubject, list);
-        assert_eq!(of(&[("a", "x", ""), ("b", "y", ""), ("c", "Re: x", ""), ("d", "x", ""), ("e", "RE: y", "")]), "(1 (3)(4))(2 5)");
+        assert_eq!(
+            of(&[("a", "x", ""), ("b", "y", ""), ("c", "Re: x", ""), ("d", "x", ""), ("e", "RE: y", "")]),
+            "(1 (3)(4))(2 5)"
+        );
         assert_eq!(of(&[]), "");
     }
 
     #[test]
     fn by_references() {
         let of = |list: &[(&str, &str, &str)]| threads(Algorithm::References, list);
-        assert_eq!(of(&[("a", "x", ""), ("b", "Re: x", "a"), ("c", "Re: x", "a b"), ("d", "Re: x", "a")]), "(1 (2 3)(4))");
+        assert_eq!(
+            of(&[("a", "x", ""), ("b", "Re: x", "a"), ("c", "Re: x", "a b"), ("d", "Re: x", "a")]),
+            "(1 (2 3)(4))"
+        );
         assert_eq!(of(&[("c", "s", "a b"), ("d", "t", "a")]), "((1)(2))", "a dummy root keeps two together");
         assert_eq!(of(&[("c", "s", "a b")]), "(1)");
         assert_eq!(of(&[("a", "x", "b"), ("b", "y", "a")]), "(2 1)", "a loop is not closed");

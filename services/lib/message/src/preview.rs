@@ -109,7 +109,12 @@ mod tests {
     #[test]
     fn text_in_one_line() {
         assert_eq!(of("Subject: x\n\nHello\n> quoted\n  bob,\n\n\thow are you\n"), "Hello bob, how are you");
-        assert_eq!(of("Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\n\nGr=C3=BC=C3=9Fe"), "Grüße");
+        assert_eq!(
+            of(
+                "Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\n\nGr=C3=BC=C3=9Fe"
+            ),
+            "Grüße"
+        );
         assert_eq!(of("Subject: x\n\n"), "");
         assert_eq!(of(&format!("A: b\n\n{}", "ä".repeat(500))).chars().count(), 200);
     }

@@ -14,7 +14,8 @@ pub fn message_ids(value: &[u8]) -> Vec<Vec<u8>> {
         rest = &rest[open + 1..];
         let Some(close) = memchr::memchr2(b'>', b'<', rest) else { break };
         if rest[close] == b'>' {
-            let id: Vec<u8> = rest[..close].iter().copied().filter(|b| !b.is_ascii_whitespace() && *b != b'"').collect();
+            let id: Vec<u8> =
+                rest[..close].iter().copied().filter(|b| !b.is_ascii_whitespace() && *b != b'"').collect();
             if !id.is_empty() {
                 ids.push(id);
             }
@@ -130,7 +131,8 @@ mod tests {
 
     #[test]
     fn identifiers() {
-        let header = b"Message-ID: <c@x>\r\nReferences: <a@x> (so) <b\r\n @x> <broken <d@x>\r\nIn-Reply-To: <z@x>\r\n\r\n";
+        let header =
+            b"Message-ID: <c@x>\r\nReferences: <a@x> (so) <b\r\n @x> <broken <d@x>\r\nIn-Reply-To: <z@x>\r\n\r\n";
         let (own, elders) = references(header);
         assert_eq!(own.as_deref(), Some(&b"c@x"[..]));
         assert_eq!(elders, [&b"a@x"[..], b"b@x", b"d@x"]);

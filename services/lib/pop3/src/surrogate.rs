@@ -207,7 +207,9 @@ mod tests {
 
     #[test]
     fn any_octets_are_taken() {
-        for text in ["ü", "ü\r\n", ":ü\r\n", "a:\"ü", "To: <ü@", "Content-Type: a;ü", "Content-Type: a;ü=ü\r\n\r\n", "\r\nü"] {
+        for text in
+            ["ü", "ü\r\n", ":ü\r\n", "a:\"ü", "To: <ü@", "Content-Type: a;ü", "Content-Type: a;ü=ü\r\n\r\n", "\r\nü"]
+        {
             assert!(surrogate(text.as_bytes()).is_ascii());
         }
     }

@@ -223,11 +223,8 @@ impl Turns {
 
     /// One of `per_minute` messages; else how long until the next minute.
     pub async fn message(&self, destination: &str, per_minute: u32) -> Result<Option<Duration>, QueueError> {
-        let wait: u64 = RATE
-            .key(key(destination, "minute"))
-            .arg(per_minute)
-            .invoke_async(&mut self.connection.clone())
-            .await?;
+        let wait: u64 =
+            RATE.key(key(destination, "minute")).arg(per_minute).invoke_async(&mut self.connection.clone()).await?;
         Ok((wait > 0).then(|| Duration::from_millis(wait)))
     }
 }

@@ -61,13 +61,21 @@ mod tests {
     #[test]
     fn both_forms() {
         // The example of RFC 7628 §4.1.
-        let message = b"n,a=user@example.com,\x01host=server.example.com\x01port=143\x01auth=Bearer vF9dft4qmTc2\x01\x01";
+        let message =
+            b"n,a=user@example.com,\x01host=server.example.com\x01port=143\x01auth=Bearer vF9dft4qmTc2\x01\x01";
         assert_eq!(oauthbearer(message), bearer("user@example.com", "vF9dft4qmTc2"));
         assert_eq!(oauthbearer(b"n,,\x01auth=bearer a.b-c\x01\x01"), bearer("", "a.b-c"));
         assert_eq!(xoauth2(b"user=bob@x\x01auth=Bearer t\x01\x01"), bearer("bob@x", "t"));
-        for bad in [b"".as_slice(), b"n,,\x01\x01", b"n,,\x01auth=Basic x\x01\x01", b"n,,\x01auth=Bearer \x01\x01",
-            b"n,,\x01auth=Bearer a b\x01\x01", b"p=x,,\x01auth=Bearer t\x01\x01", b"n,,\x01auth=Bearer t\x01", b"\xff"]
-        {
+        for bad in [
+            b"".as_slice(),
+            b"n,,\x01\x01",
+            b"n,,\x01auth=Basic x\x01\x01",
+            b"n,,\x01auth=Bearer \x01\x01",
+            b"n,,\x01auth=Bearer a b\x01\x01",
+            b"p=x,,\x01auth=Bearer t\x01\x01",
+            b"n,,\x01auth=Bearer t\x01",
+            b"\xff",
+        ] {
             assert_eq!(oauthbearer(bad), None);
             assert_eq!(xoauth2(bad), None);
         }

@@ -185,7 +185,8 @@ impl Client {
         let salted = salted(&self.password, &salt, iterations);
         let client_key = sign(&salted, b"Client Key");
         let proof = xor(client_key, sign(&hash(&client_key), message.as_bytes()));
-        self.expected = Some(format!("v={}", BASE64.encode(sign(&sign(&salted, b"Server Key"), message.as_bytes()))).into());
+        self.expected =
+            Some(format!("v={}", BASE64.encode(sign(&sign(&salted, b"Server Key"), message.as_bytes()))).into());
         Some(format!("{without_proof},p={}", BASE64.encode(proof)).into_bytes())
     }
 
@@ -318,13 +319,28 @@ mod tests {
 
     #[test]
     fn malformed_messages() {
-        for bad in ["", "n", "n,", "n,,", "n,,n=u", "n,,r=n,n=u", "n,,n=,r=n", "n,,n=a=2,r=n", "n,,n=a=4D,r=n", "n,b=x,n=u,r=n",
-            "n,,m=x,n=u,r=n", "x,,n=u,r=n", "n,,n=u,r=", "n,,n=u\0,r=n"]
-        {
+        for bad in [
+            "",
+            "n",
+            "n,",
+            "n,,",
+            "n,,n=u",
+            "n,,r=n,n=u",
+            "n,,n=,r=n",
+            "n,,n=a=2,r=n",
+            "n,,n=a=4D,r=n",
+            "n,b=x,n=u,r=n",
+            "n,,m=x,n=u,r=n",
+            "x,,n=u,r=n",
+            "n,,n=u,r=",
+            "n,,n=u\0,r=n",
+        ] {
             assert_eq!(first(bad.as_bytes(), false, b""), None, "{bad}");
         }
         let (exchange, _) = Exchange::begin(first(b"n,,n=u,r=n", false, b"").unwrap(), Verifier::invent(b"", ""), "s");
-        for bad in ["", "c=biws", "c=biws,r=ns", "c=biws,r=ns,p=", "c=biws,r=ns,p=!", "c=,r=,p=AAAA", "r=ns,c=biws,p=AAAA"] {
+        for bad in
+            ["", "c=biws", "c=biws,r=ns", "c=biws,r=ns,p=", "c=biws,r=ns,p=!", "c=,r=,p=AAAA", "r=ns,c=biws,p=AAAA"]
+        {
             assert_eq!(exchange.finish(bad.as_bytes()), None, "{bad}");
         }
     }

@@ -79,10 +79,7 @@ pub enum Step {
     /// The exchange is complete: accept it exactly if the password is right.
     Verify(Login),
     /// SCRAM: give the account's verifier, or an invented one, with [`Server::verifier`].
-    FindVerifier {
-        authzid: String,
-        authcid: String,
-    },
+    FindVerifier { authzid: String, authcid: String },
     /// SCRAM: the client has proven the password of the `authcid`.
     Proven,
     /// Accept it exactly if the token is good; else go on with [`Server::token_refused`].
@@ -111,13 +108,20 @@ pub struct Server(State);
 enum State {
     Plain,
     LoginName,
-    LoginPassword { authcid: String },
-    ScramFirst { is_plus: bool, binding: Vec<u8> },
+    LoginPassword {
+        authcid: String,
+    },
+    ScramFirst {
+        is_plus: bool,
+        binding: Vec<u8>,
+    },
     ScramVerifier(scram::First),
     ScramFinal(scram::Exchange),
     /// The client has our proof; its empty answer ends the exchange (RFC 4422 §3.6).
     ScramEnd,
-    Bearer { read: fn(&[u8]) -> Option<Bearer> },
+    Bearer {
+        read: fn(&[u8]) -> Option<Bearer>,
+    },
     BearerChecked,
     /// The client has the reason; whatever it says ends the exchange (RFC 7628 §3.2.3).
     BearerRefused,

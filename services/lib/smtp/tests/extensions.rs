@@ -125,7 +125,9 @@ fn chunks_are_pipelined_and_a_refused_transaction_refuses_them_all() {
     assert_eq!(replies, ["250 2.0.0", "250 2.0.0", "250 2.0.0"]);
     assert_eq!(world.messages, [b"a\r\nb\r\n"]);
     world.output.clear();
-    world.send(b"MAIL FROM:<a@c.example>\r\nRCPT TO:<nobody@mx.example>\r\nBDAT 6\r\nDATA\r\nBDAT 6 LAST\r\nQUIT\r\nNOOP\r\n");
+    world.send(
+        b"MAIL FROM:<a@c.example>\r\nRCPT TO:<nobody@mx.example>\r\nBDAT 6\r\nDATA\r\nBDAT 6 LAST\r\nQUIT\r\nNOOP\r\n",
+    );
     let codes: Vec<_> = world.output.lines().map(|l| &l[..3]).collect();
     assert_eq!(codes, ["250", "550", "554", "503", "250"], "{}", world.output);
     assert_eq!(world.messages.len(), 1);

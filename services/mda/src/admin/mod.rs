@@ -13,9 +13,10 @@ use proto::admin::{
     Account, Alias, ChangeQueueRequest, ChangeQueueResponse, CreateAccountRequest, CreateDomainRequest,
     DeleteAccountRequest, DeleteAccountResponse, DeleteAliasRequest, DeleteAliasResponse, DeleteDomainRequest,
     DeleteDomainResponse, Domain as DomainAnswer, GetDomainRequest, ListAccountsRequest, ListAccountsResponse,
-    ListAliasesRequest, ListAliasesResponse, ListDomainsRequest, ListDomainsResponse, ListQueueRequest,
-    ListPausedDestinationsRequest, ListPausedDestinationsResponse, ListQueueResponse, PauseDestinationRequest,
-    PauseDestinationResponse, ResumeDestinationRequest, ResumeDestinationResponse, SetAccountDisabledRequest, SetAliasRequest, SetPasswordRequest, SetPop3Request, admin_server,
+    ListAliasesRequest, ListAliasesResponse, ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest,
+    ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse, PauseDestinationRequest,
+    PauseDestinationResponse, ResumeDestinationRequest, ResumeDestinationResponse, SetAccountDisabledRequest,
+    SetAliasRequest, SetPasswordRequest, SetPop3Request, admin_server,
 };
 use sqlx::PgPool;
 use tonic::{Request, Response, Status};

@@ -1,11 +1,11 @@
 //! The queue in an operator's hand.
 
+use ::queue::Turns;
+use futures::{StreamExt as _, TryStreamExt as _};
 use proto::{
     admin::{ChangeQueueRequest, ListQueueRequest, ListQueueResponse, QueueEntry, change_queue_request::Action},
     spool::DeliveryId,
 };
-use futures::{StreamExt as _, TryStreamExt as _};
-use ::queue::Turns;
 use sqlx::{FromRow, PgPool, types::Uuid};
 use tonic::Status;
 
@@ -171,9 +171,11 @@ async fn forgive(pool: &PgPool, turns: &Turns) {
     let forgiven = match &domains {
         Ok(domains) => {
             let rest = sqlx::query("delete from resting_destinations where domain = any ($1)").bind(domains);
-            rest.execute(pool).await.map_err(|e| e.to_string()).map(drop).and(
-                turns.forgive(domains).await.map_err(|e| e.to_string()),
-            )
+            rest.execute(pool)
+                .await
+                .map_err(|e| e.to_string())
+                .map(drop)
+                .and(turns.forgive(domains).await.map_err(|e| e.to_string()))
         }
         Err(e) => Err(e.to_string()),
     };
@@ -182,7 +184,12 @@ async fn forgive(pool: &PgPool, turns: &Turns) {
     }
 }
 
-pub async fn change(pool: &PgPool, turns: &Turns, bouncer: &Bouncer, request: ChangeQueueRequest) -> Result<u32, Status> {
+pub async fn change(
+    pool: &PgPool,
+    turns: &Turns,
+    bouncer: &Bouncer,
+    request: ChangeQueueRequest,
+) -> Result<u32, Status> {
     if request.queue_ids.is_empty() && request.filter.is_none() {
         return Err(Status::invalid_argument("expected queue ids or a filter"));
     }

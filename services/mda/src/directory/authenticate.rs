@@ -163,7 +163,8 @@ impl Exchange {
                 sasl::Step::Verify(login) => return self.verify(login, &first.peer).await,
                 sasl::Step::FindVerifier { authzid, authcid } => {
                     let attempt = self.throttle.admit(&authcid, &first.peer).await?;
-                    let account = self.find(&authcid).await?.filter(|a| !a.disabled && acts_as_self(&authzid, &authcid));
+                    let account =
+                        self.find(&authcid).await?.filter(|a| !a.disabled && acts_as_self(&authzid, &authcid));
                     let known = account.as_ref().and_then(|a| a.scram.parse().ok());
                     let verifier = match known {
                         Some(verifier) => verifier,

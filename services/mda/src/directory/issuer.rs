@@ -158,3 +158,66 @@ async fn get(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, uri: 
     driver.abort();
     Ok(body.to_bytes().to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    fn config(url: Option<String>) -> Config {
+        Config {
+            issuer: "https://id.example".into(),
+            audience: "mail".into(),
+            account_claim: email(),
+            jwks_file: None,
+            jwks_url: url,
+            ca_file: None,
+        }
+    }
+
+    /// Answers with each of the bodies in turn, then not at all.
+    async fn publisher(bodies: Vec<&'static str>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for body in bodies {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 1024];
+                let length = stream.read(&mut request).await.unwrap();
+                assert!(request[..length].starts_with(b"GET /keys HTTP/1.1\r\n"));
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn keys_come_from_the_url_and_stay_when_it_is_away() {
+        let url = publisher(vec!["{\"keys\":[]}", "no json"]).await;
+        let issuer = Issuer::new(config(Some(url)));
+        assert!(issuer.keys(FRESH).await.is_ok());
+        // Too old twice: the publisher answers nonsense, then is gone; what was known still holds.
+        assert!(issuer.keys(Duration::ZERO).await.is_ok());
+        assert!(issuer.keys(Duration::ZERO).await.is_ok());
+        assert_eq!(issuer.check("a.b.c").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn without_keys_nobody_can_tell() {
+        let issuer = Issuer::new(config(Some("http://127.0.0.1:1/keys".into())));
+        assert_eq!(issuer.check("a.b.c").await.unwrap_err().code(), tonic::Code::Unavailable);
+    }
+
+    #[test]
+    fn one_source_is_wanted() {
+        assert!(config(None).validate().is_err_and(|e| e.contains("oidc.jwks_file")));
+        assert!(config(Some("ftp://x/".into())).validate().is_err_and(|e| e.contains("oidc.jwks_url")));
+        assert_eq!(config(Some("https://id.example/keys".into())).validate(), Ok(()));
+    }
+}

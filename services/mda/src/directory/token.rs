@@ -89,7 +89,8 @@ impl Keys {
             return Err(TokenError::Signature);
         }
         // Only now is what it says worth reading.
-        let claims: Map<String, Value> = serde_json::from_slice(&decode(payload)?).map_err(|_| TokenError::Malformed)?;
+        let claims: Map<String, Value> =
+            serde_json::from_slice(&decode(payload)?).map_err(|_| TokenError::Malformed)?;
         check(&claims, expected)
     }
 }

@@ -237,7 +237,8 @@ async fn replace(pool: &PgPool, group: &Group, replaced: &Replaced) -> Result<Ap
         return Err(Status::aborted("the message to be replaced is gone"));
     }
     let rows = insert(&mut tx, &[group]).await.map_err(status)?;
-    let mut response = outcomes(&[group], &rows).pop().ok_or_else(|| Status::internal("append without an outcome"))??;
+    let mut response =
+        outcomes(&[group], &rows).pop().ok_or_else(|| Status::internal("append without an outcome"))??;
     let modseq: i64 = sqlx::query_scalar("select highest_modseq + 1 from mailboxes where account_id = $1 and id = $2")
         .bind(group.account_id)
         .bind(mailbox_id)
@@ -283,7 +284,9 @@ fn prepare(target: AppendTarget, content: Gathered) -> Result<Message, Status> {
     let (flags, keywords) = change::check_flags(&target.flags.unwrap_or_default())?;
     let internal_date = match target.internal_date_ms {
         0 => None,
-        ms => Some(DateTime::<Utc>::from_timestamp_millis(ms).ok_or_else(|| Status::invalid_argument("internal date"))?),
+        ms => {
+            Some(DateTime::<Utc>::from_timestamp_millis(ms).ok_or_else(|| Status::invalid_argument("internal date"))?)
+        }
     };
     // RFC 1939 §7.
     if target.uidl.len() > 70 || !target.uidl.bytes().all(|b| b.is_ascii_graphic()) {

@@ -14,11 +14,14 @@ use std::pin::Pin;
 
 use futures::Stream;
 use proto::mailboxes::{
-    AppendRequest, AppendResponse, ChangesRequest, ChangesResponse, ContentRequest, ContentResponse, CopyRequest, CopyResponse, CreateRequest,
-    CreateResponse, DeleteRequest, DeleteResponse, ExpungeRequest, ExpungeResponse, FetchRequest, FetchResponse, GetMetadataRequest, GetMetadataResponse,
-    ListMaildropRequest, ListMaildropResponse, ListRequest, ListResponse, LockMaildropRequest, LockMaildropResponse, QuotaRequest, QuotaResponse, RenameRequest, RenameResponse, SelectRequest,
-    SelectResponse, SetMetadataRequest, SetMetadataResponse, StatusRequest, StatusResponse, StoreRequest, StoreResponse, SubscribeRequest, SubscribeResponse,
-    UidRange, UnlockMaildropRequest, UnlockMaildropResponse, UpdateMaildropRequest, UpdateMaildropResponse, WatchRequest, WatchResponse, mailboxes_server,
+    AppendRequest, AppendResponse, ChangesRequest, ChangesResponse, ContentRequest, ContentResponse, CopyRequest,
+    CopyResponse, CreateRequest, CreateResponse, DeleteRequest, DeleteResponse, ExpungeRequest, ExpungeResponse,
+    FetchRequest, FetchResponse, GetMetadataRequest, GetMetadataResponse, ListMaildropRequest, ListMaildropResponse,
+    ListRequest, ListResponse, LockMaildropRequest, LockMaildropResponse, QuotaRequest, QuotaResponse, RenameRequest,
+    RenameResponse, SelectRequest, SelectResponse, SetMetadataRequest, SetMetadataResponse, StatusRequest,
+    StatusResponse, StoreRequest, StoreResponse, SubscribeRequest, SubscribeResponse, UidRange, UnlockMaildropRequest,
+    UnlockMaildropResponse, UpdateMaildropRequest, UpdateMaildropResponse, WatchRequest, WatchResponse,
+    mailboxes_server,
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -183,7 +186,8 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     }
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<AppendResponse>, Status> {
-        let (account, answer) = append::append(&self.pool, &self.appends, request.into_inner(), self.max_message_size).await?;
+        let (account, answer) =
+            append::append(&self.pool, &self.appends, request.into_inner(), self.max_message_size).await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
     }

@@ -51,7 +51,8 @@ impl From<&Row> for MailboxState {
     }
 }
 
-const STATE: &str = "select id, name, uid_validity, uid_next, highest_modseq, messages, unseen, deleted, size, recent_uid
+const STATE: &str =
+    "select id, name, uid_validity, uid_next, highest_modseq, messages, unseen, deleted, size, recent_uid
                      from mailboxes where account_id = $1";
 
 /// Sees one moment, whatever commits meanwhile.

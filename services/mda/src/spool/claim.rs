@@ -105,7 +105,6 @@ fn claimed(row: Row) -> Claimed {
         priority: row.priority.into(),
         tenant: row.tenant,
         delay_reported: row.delay_reported,
-        ..Claimed::default()
     }
 }
 

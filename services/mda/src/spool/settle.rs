@@ -58,7 +58,12 @@ pub async fn settle(pool: &PgPool, outcomes: Vec<Outcome>) -> Result<Vec<Deliver
         .bind(outcomes.iter().map(|o| plain(&event(o).service)).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| plain(&event(o).text)).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| plain(&event(o).detail)).collect::<Vec<_>>())
-        .bind(outcomes.iter().map(|o| matches!(&o.result, Some(Ended::Deferred(d)) if d.delay_reported)).collect::<Vec<_>>())
+        .bind(
+            outcomes
+                .iter()
+                .map(|o| matches!(&o.result, Some(Ended::Deferred(d)) if d.delay_reported))
+                .collect::<Vec<_>>(),
+        )
         .fetch_all(pool)
         .await
         .map_err(status)?;

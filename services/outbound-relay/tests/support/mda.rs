@@ -89,10 +89,7 @@ impl spool_server::Spool for Mda {
         Ok(Response::new(pb::RenewResponse { renewed }))
     }
 
-    async fn give_back(
-        &self,
-        request: Request<pb::GiveBackRequest>,
-    ) -> Result<Response<pb::GiveBackResponse>, Status> {
+    async fn give_back(&self, request: Request<pb::GiveBackRequest>) -> Result<Response<pb::GiveBackResponse>, Status> {
         let request = request.into_inner();
         let mut state = self.0.lock().unwrap();
         let mut given_back = Vec::new();
@@ -188,10 +185,7 @@ impl relay_server::Relay for Mda {
         Ok(Response::new(pb_relay::PutStsPolicyResponse {}))
     }
 
-    async fn rest(
-        &self,
-        request: Request<pb_relay::RestRequest>,
-    ) -> Result<Response<pb_relay::RestResponse>, Status> {
+    async fn rest(&self, request: Request<pb_relay::RestRequest>) -> Result<Response<pb_relay::RestResponse>, Status> {
         self.0.lock().unwrap().rests.push(request.into_inner());
         Ok(Response::new(pb_relay::RestResponse {}))
     }

@@ -182,8 +182,11 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
                 let mut lines: Vec<String> = vec!["mx.test".to_owned()];
                 lines.extend(offers.into_iter().map(str::to_owned));
                 let last = lines.len() - 1;
-                let lines: Vec<String> =
-                    lines.iter().enumerate().map(|(n, l)| format!("250{}{l}", if n == last { ' ' } else { '-' })).collect();
+                let lines: Vec<String> = lines
+                    .iter()
+                    .enumerate()
+                    .map(|(n, l)| format!("250{}{l}", if n == last { ' ' } else { '-' }))
+                    .collect();
                 say(stream, script, &lines.join("\r\n")).await;
             }
             "STARTTLS" => {

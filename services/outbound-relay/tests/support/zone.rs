@@ -3,11 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hickory_proto::{
-    dnssec::{
-        Algorithm, DnssecSigner, PublicKeyBuf, SigningKey as _,
-        crypto::EcdsaSigningKey,
-        rdata::DNSKEY,
-    },
+    dnssec::{Algorithm, DnssecSigner, PublicKeyBuf, SigningKey as _, crypto::EcdsaSigningKey, rdata::DNSKEY},
     rr::{
         Name, RData, Record,
         rdata::{A, CNAME, MX, SOA, TLSA, TXT},
@@ -55,8 +51,13 @@ async fn zone(records: &[&str], is_signed: bool) -> (SocketAddr, Server<Catalog>
         let public: PublicKeyBuf = key.to_public_key().unwrap();
         let dnskey = DNSKEY::from_key(&public);
         anchor = format!(". 60 IN DNSKEY {dnskey}\n");
-        zone.add_zone_signing_key_mut(DnssecSigner::new(dnskey, Box::new(key), origin.clone(), Duration::from_secs(86_400)))
-            .unwrap();
+        zone.add_zone_signing_key_mut(DnssecSigner::new(
+            dnskey,
+            Box::new(key),
+            origin.clone(),
+            Duration::from_secs(86_400),
+        ))
+        .unwrap();
         zone.secure_zone_mut().unwrap();
     }
     let mut catalog = Catalog::new();
@@ -77,7 +78,8 @@ fn data(kind: &str, rest: &str) -> RData {
         ("CNAME", [name]) => RData::CNAME(CNAME(Name::from_ascii(name).unwrap())),
         ("TXT", _) => RData::TXT(TXT::new(vec![rest.to_owned()])),
         ("TLSA", [usage, selector, matching, hex]) => {
-            let octets = hex.as_bytes().chunks(2).map(|h| u8::from_str_radix(std::str::from_utf8(h).unwrap(), 16).unwrap());
+            let octets =
+                hex.as_bytes().chunks(2).map(|h| u8::from_str_radix(std::str::from_utf8(h).unwrap(), 16).unwrap());
             let number = |text: &str| text.parse::<u8>().unwrap();
             RData::TLSA(TLSA::new(
                 number(usage).into(),

@@ -98,7 +98,11 @@ impl directory_server::Directory for Mda {
                 if request.has_response {
                     said.push(request.response.to_vec());
                 }
-                let right = Step::Success(Account { account_id: ACCOUNT, address: "bob@example.com".into(), ..Default::default() });
+                let right = Step::Success(Account {
+                    account_id: ACCOUNT,
+                    address: "bob@example.com".into(),
+                    ..Default::default()
+                });
                 let step = match (plain, &said[..]) {
                     (true, []) => Step::Challenge(Vec::new().into()),
                     (true, [message]) if message == b"\0bob@example.com\0secret word" => right,

@@ -86,12 +86,17 @@ impl Config {
         for name in &self.mechanisms {
             if name.parse::<sasl::Mechanism>().is_err() {
                 let all: Vec<_> = sasl::Mechanism::ALL.iter().map(|m| m.name()).collect();
-                return Err(format!("configuration key \"mechanisms\" has {name:?}: expected some of {}", all.join(", ")));
+                return Err(format!(
+                    "configuration key \"mechanisms\" has {name:?}: expected some of {}",
+                    all.join(", ")
+                ));
             }
         }
         for zone in &self.dnsbl {
             if zone.parse::<Domain>().is_err() {
-                return Err(format!("configuration key \"dnsbl\" has {zone:?}: expected names such as zen.spamhaus.org"));
+                return Err(format!(
+                    "configuration key \"dnsbl\" has {zone:?}: expected names such as zen.spamhaus.org"
+                ));
             }
         }
         if self.greylist.is_some() && self.redis_url.is_none() {

@@ -184,10 +184,7 @@ impl spool::spool_server::Spool for Fake {
         Err(Status::unimplemented("not for the ingress"))
     }
 
-    async fn give_back(
-        &self,
-        _: Request<spool::GiveBackRequest>,
-    ) -> Result<Response<spool::GiveBackResponse>, Status> {
+    async fn give_back(&self, _: Request<spool::GiveBackRequest>) -> Result<Response<spool::GiveBackResponse>, Status> {
         Err(Status::unimplemented("not for the ingress"))
     }
 

@@ -92,8 +92,10 @@ impl Session {
 
     /// CAPA (RFC 2449 §5). What needs TLS first is not announced before it.
     pub(super) fn capabilities(&mut self, logged_in: bool) {
-        let mut lines = String::from("TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n\
-             EXPIRE NEVER\r\nLOGIN-DELAY 0\r\nUTF8\r\nLANG\r\n");
+        let mut lines = String::from(
+            "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n\
+             EXPIRE NEVER\r\nLOGIN-DELAY 0\r\nUTF8\r\nLANG\r\n",
+        );
         if self.may_log_in() {
             lines.push_str("USER\r\n");
             let mechanisms: String = self.mechanisms().map(|m| format!(" {m}")).collect();

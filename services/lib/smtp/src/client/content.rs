@@ -8,7 +8,10 @@ const CHUNK: usize = 64 * 1024;
 pub(super) enum Encoder {
     Data(DotStuffer),
     /// RFC 3030. One message that fits is one `BDAT n LAST`.
-    Chunks { pending: Vec<u8>, outstanding: usize },
+    Chunks {
+        pending: Vec<u8>,
+        outstanding: usize,
+    },
 }
 
 impl Default for Encoder {

@@ -1,8 +1,6 @@
 use std::{collections::VecDeque, fmt::Write as _, time::Duration};
 
-use super::{
-    Capabilities, Credentials, Envelope, Failure, Outcome, ReplyParser, Stage, auth::Login, content::Encoder,
-};
+use super::{Capabilities, Credentials, Envelope, Failure, Outcome, ReplyParser, Stage, auth::Login, content::Encoder};
 use crate::{Reply, Transcript};
 
 /// Whether to encrypt.
@@ -350,7 +348,11 @@ impl Client {
 
     /// Credentials are in no transcript.
     fn say_secret(&mut self, line: &str) {
-        let shown = if line.starts_with("AUTH ") { line.split(' ').take(2).collect::<Vec<_>>().join(" ") } else { String::new() };
+        let shown = if line.starts_with("AUTH ") {
+            line.split(' ').take(2).collect::<Vec<_>>().join(" ")
+        } else {
+            String::new()
+        };
         self.transcript.client(format!("{shown} [credentials]").trim_start());
         self.out.extend_from_slice(line.as_bytes());
         self.out.extend_from_slice(b"\r\n");

@@ -339,6 +339,7 @@ mod tests {
         let long = [&[b'x'; 500][..], &[b'y'; 499], b"\r\n.\r\n"].concat();
         assert_eq!(read(&[&long[..500], &long[500..]]).unwrap().0, Err(Defect::LongLine));
         // The stuffed dot is no part of the line.
-        assert!(read(&[b".", &[b'.'; 998], b"\r\n.\r\n"]).unwrap().0.is_err_and(|d| d == Defect::TooLarge) == false);
+        let stuffed = read(&[b".", &[b'.'; 998], b"\r\n.\r\n"]).unwrap().0;
+        assert_ne!(stuffed, Err(Defect::LongLine));
     }
 }

@@ -8,7 +8,11 @@ pub fn parse(text: &str) -> Option<i64> {
     let (time, rest) = rest.strip_prefix(['T', 't'])?.split_at_checked(8)?;
     let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
     let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
-    if !(1..=12).contains(&month) || !(1..=days_in(year, month)).contains(&day) || hour > 23 || minute > 59 || second > 60
+    if !(1..=12).contains(&month)
+        || !(1..=days_in(year, month)).contains(&day)
+        || hour > 23
+        || minute > 59
+        || second > 60
     {
         return None;
     }
@@ -102,10 +106,19 @@ mod tests {
         assert_eq!(parse("2026-11-01T11:30:00.25+01:30"), Some(1_793_527_200));
         assert_eq!(parse("2026-11-01t08:00:00-02:00"), Some(1_793_527_200));
         assert_eq!(format(i64::MAX).len(), 20);
-        for bad in ["", "2026-11-01", "2026-11-01T10:00:00", "2026-02-29T00:00:00Z", "2026-11-01T24:00:00Z",
-            "2026-11-01T10:00:00.Z", "2026-11-01T10:00:00+1:00", "2026-13-01T10:00:00Z", "2026-11-01T10:00:00Zx",
-            "+026-11-01T10:00:00Z", "2026-11-0\u{e4}T10:00:00Z"]
-        {
+        for bad in [
+            "",
+            "2026-11-01",
+            "2026-11-01T10:00:00",
+            "2026-02-29T00:00:00Z",
+            "2026-11-01T24:00:00Z",
+            "2026-11-01T10:00:00.Z",
+            "2026-11-01T10:00:00+1:00",
+            "2026-13-01T10:00:00Z",
+            "2026-11-01T10:00:00Zx",
+            "+026-11-01T10:00:00Z",
+            "2026-11-0\u{e4}T10:00:00Z",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

@@ -34,12 +34,16 @@
 //! `max_message_size`, and the bounded transcript.
 
 mod command;
+mod config;
 mod content;
 mod date_time;
+mod effect;
 mod parameters;
 mod path;
 mod session;
 
 pub use command::{Command, Hold, MailFrom, RcptTo, SyntaxError};
+pub use config::Config;
 pub use content::is_binary;
-pub use session::{Config, Effect, Hello, Session};
+pub use effect::{Effect, Hello};
+pub use session::Session;

@@ -57,7 +57,9 @@ pub fn mail(text: &str, mail: &mut MailFrom) -> Result<(), SyntaxError> {
             "ENVID" if value.len() <= 100 && is_xtext(value) => value.clone_into(&mut mail.envid),
             // RFC 4954 §5: we trust nobody enough to take it over, so it is as if it were "<>".
             "AUTH" if value == "<>" || is_xtext(value) => {}
-            "SIZE" | "BODY" | "SMTPUTF8" | "RET" | "ENVID" | "AUTH" | "REQUIRETLS" | "HOLDFOR" => return Err(SyntaxError::Parameter),
+            "SIZE" | "BODY" | "SMTPUTF8" | "RET" | "ENVID" | "AUTH" | "REQUIRETLS" | "HOLDFOR" => {
+                return Err(SyntaxError::Parameter);
+            }
             _ => return Err(SyntaxError::UnknownParameter),
         }
     }
@@ -134,8 +136,7 @@ mod tests {
         assert_eq!((m.ret.as_str(), m.envid.as_str()), ("HDRS", "Q+2B"));
         mail("SIZE=99999999999999999999", &mut m).unwrap();
         assert_eq!(m.size, Some(u64::MAX));
-        for bad in
-            ["SIZE=x", "SIZE", "SIZE=", "SIZE=1 SIZE=1", "BODY=BINARY", "RET=X", "ENVID=a+2", "ENVID=a=b", "=x"]
+        for bad in ["SIZE=x", "SIZE", "SIZE=", "SIZE=1 SIZE=1", "BODY=BINARY", "RET=X", "ENVID=a+2", "ENVID=a=b", "=x"]
         {
             assert_eq!(mail(bad, &mut MailFrom::default()), Err(SyntaxError::Parameter), "{bad}");
         }
@@ -143,9 +144,18 @@ mod tests {
         mail("BODY=BINARYMIME REQUIRETLS HOLDUNTIL=2026-11-01T10:00:00Z MT-PRIORITY=-3", &mut m).unwrap();
         assert_eq!((m.binary, m.require_tls, m.priority), (true, true, Some(-3)));
         assert_eq!(m.hold, Some(Hold::Until(1_793_527_200)));
-        for bad in ["REQUIRETLS=1", "HOLDFOR=", "HOLDFOR=-1", "HOLDFOR=1234567890", "HOLDUNTIL=tomorrow", "HOLDUNTIL",
-            "HOLDFOR=1 HOLDUNTIL=2026-11-01T10:00:00Z", "MT-PRIORITY=10", "MT-PRIORITY=+1", "MT-PRIORITY"]
-        {
+        for bad in [
+            "REQUIRETLS=1",
+            "HOLDFOR=",
+            "HOLDFOR=-1",
+            "HOLDFOR=1234567890",
+            "HOLDUNTIL=tomorrow",
+            "HOLDUNTIL",
+            "HOLDFOR=1 HOLDUNTIL=2026-11-01T10:00:00Z",
+            "MT-PRIORITY=10",
+            "MT-PRIORITY=+1",
+            "MT-PRIORITY",
+        ] {
             assert_eq!(mail(bad, &mut MailFrom::default()), Err(SyntaxError::Parameter), "{bad}");
         }
         assert_eq!(mail("X-Y=1", &mut MailFrom::default()), Err(SyntaxError::UnknownParameter));

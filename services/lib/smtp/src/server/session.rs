@@ -8,8 +8,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::{Buf as _, BytesMut};
 
 use super::{
-    command::{MailFrom, RcptTo},
+    command::MailFrom,
+    config::Config,
     content::{ContentReader, Limits},
+    effect::{Effect, Hello},
 };
 use crate::{Reply, Transcript};
 
@@ -17,89 +19,6 @@ use crate::{Reply, Transcript};
 const MAX_COMMAND: usize = 2048;
 /// RFC 4954 §4: base64 lines of 12288 octets.
 const MAX_AUTH_LINE: usize = 12_288;
-
-/// What a port offers.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// In the greeting and the reply to EHLO.
-    pub hostname: String,
-    /// Offer STARTTLS on plain connections.
-    pub starttls: bool,
-    /// SASL mechanisms offered once the connection is encrypted; empty on an MX.
-    pub mechanisms: Vec<&'static str>,
-    /// Submission: no mail without AUTH (RFC 6409 §4.3).
-    pub auth_required: bool,
-    /// Octets of content.
-    pub max_message_size: u64,
-    /// Octets of a line of content without CRLF (RFC 5321 §4.5.3.1.6); 0 is no limit.
-    pub max_line: usize,
-    pub max_recipients: usize,
-    /// MAIL commands of a session (RFC 9422: MAILMAX).
-    pub max_transactions: u32,
-    /// Refused commands before the session is ended.
-    pub max_errors: u32,
-    /// Seconds that a message may be held back (RFC 4865); `None`: not offered.
-    pub max_hold: Option<u64>,
-    /// Offer MT-PRIORITY (RFC 6710).
-    pub priorities: bool,
-    /// Ends sessions whose client pipelines where it must wait for us (RFC 2920 §3.1).
-    pub refuse_early: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            hostname: "localhost".into(),
-            starttls: false,
-            mechanisms: Vec::new(),
-            auth_required: false,
-            max_message_size: 50 << 20,
-            max_line: 998,
-            max_recipients: 1000,
-            max_transactions: 1000,
-            max_errors: 20,
-            max_hold: None,
-            priorities: false,
-            refuse_early: false,
-        }
-    }
-}
-
-/// How the client introduced itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hello {
-    pub name: String,
-    /// EHLO, not HELO.
-    pub extended: bool,
-}
-
-/// What the caller must do next, and how to report the result.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Append octets to the input, then ask again.
-    Read,
-    Write(Vec<u8>),
-    /// Handshake, then [`Session::tls_started`]; on failure drop the connection.
-    StartTls,
-    /// Start a SASL exchange; the initial response is decoded. Report with
-    /// [`Session::auth_challenge`], [`Session::auth_succeeded`] or [`Session::auth_failed`].
-    Authenticate {
-        mechanism: String,
-        initial: Option<Vec<u8>>,
-    },
-    /// The decoded answer to a challenge. Report as for `Authenticate`.
-    AuthResponse(Vec<u8>),
-    /// The client ended the exchange; nothing to report.
-    AuthAborted,
-    /// [`Session::sender_accepted`] or [`Session::sender_refused`].
-    Sender(MailFrom),
-    /// [`Session::recipient_accepted`] or [`Session::recipient_refused`].
-    Recipient(RcptTo),
-    /// The whole content. [`Session::committed`] or [`Session::message_refused`].
-    Message(Vec<u8>),
-    /// Close the connection.
-    Close,
-}
 
 #[derive(Debug)]
 enum State {

@@ -35,7 +35,8 @@ impl Session {
         // listen.
         let ends_group = matches!(command, Command::Ehlo(_) | Command::Helo(_) | Command::Data);
         if self.config.refuse_early && ends_group && !input.is_empty() {
-            return self.end_because("early_talker", &Reply::new(554, (5, 5, 0), "Wait for the reply before you go on"));
+            return self
+                .end_because("early_talker", &Reply::new(554, (5, 5, 0), "Wait for the reply before you go on"));
         }
         match command {
             Command::Ehlo(name) => self.on_ehlo(name),
@@ -64,7 +65,9 @@ impl Session {
             Command::Vrfy => self.say(&Reply::new(252, (2, 5, 2), "Cannot verify, try RCPT")),
             // RFC 5321 §7.3: lists are nobody's business; a client may ask without harm.
             Command::Expn => self.say(&Reply::new(502, (5, 7, 0), "Lists are not shown")),
-            Command::NotImplemented => self.refuse("not_implemented", &Reply::new(502, (5, 5, 1), "Command not implemented")),
+            Command::NotImplemented => {
+                self.refuse("not_implemented", &Reply::new(502, (5, 5, 1), "Command not implemented"))
+            }
             Command::Quit => {
                 self.end(&Reply::new(221, (2, 0, 0), format!("{} closing connection", self.config.hostname)));
                 Step::Again
@@ -170,7 +173,10 @@ impl Session {
         }
         if mail.address.is_none() && self.recipients >= 1 {
             // Reports and their like go to one; many at once are abuse or forged bounces.
-            return self.refuse("null_sender_to_many", &Reply::new(452, (4, 5, 3), "Null reverse-path: one recipient at a time"));
+            return self.refuse(
+                "null_sender_to_many",
+                &Reply::new(452, (4, 5, 3), "Null reverse-path: one recipient at a time"),
+            );
         }
         if self.recipients >= self.config.max_recipients {
             // RFC 5321 §4.5.3.1.10: the client sends the rest in a further transaction.

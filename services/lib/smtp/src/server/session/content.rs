@@ -48,9 +48,7 @@ impl Session {
             Defect::TooLarge => ("too_large", self.too_large()),
             Defect::BareLineEnd => ("bare_line_end", malformed("CR and LF must only occur together")),
             Defect::Nul => ("nul", malformed("NUL is not allowed in a message")),
-            Defect::LongLine => {
-                ("long_line", malformed(&format!("Line longer than {} octets", self.config.max_line)))
-            }
+            Defect::LongLine => ("long_line", malformed(&format!("Line longer than {} octets", self.config.max_line))),
         }
     }
 
