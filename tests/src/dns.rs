@@ -35,10 +35,8 @@ impl NameServer {
             zones.push((origin, zone));
         }
         let mut server = Server::new(catalog);
-        let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = udp.local_addr().unwrap();
+        let (address, udp, tcp) = one_port().await;
         server.register_socket(udp);
-        let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
         server.register_listener(tcp, Duration::from_secs(5), 4096);
         Self { address, zones, _server: server }
     }
@@ -49,6 +47,18 @@ impl NameServer {
         let (_, zone) = self.zones.iter().find(|(origin, _)| origin.zone_of(&name)).expect("a zone of ours");
         zone.upsert(Record::from_rdata(name, 60, data), 1).await;
     }
+}
+
+/// A port that is free for both, which the first one that UDP gets need not be.
+async fn one_port() -> (SocketAddr, tokio::net::UdpSocket, tokio::net::TcpListener) {
+    for _ in 0..100 {
+        let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        if let Ok(tcp) = tokio::net::TcpListener::bind(address).await {
+            return (address, udp, tcp);
+        }
+    }
+    panic!("no free port for a name server");
 }
 
 fn parse(line: &str) -> (Name, RData) {

@@ -31,5 +31,5 @@ fn every_rendering_is_right_for_kubernetes_and_for_our_programs() {
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{err}");
-    println!("{out}");
+    eprintln!("{out}");
 }

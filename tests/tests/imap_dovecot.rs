@@ -63,7 +63,7 @@ async fn every_difference_to_dovecot_has_a_reason() {
         .unwrap();
     daemon.stop(Duration::from_secs(20));
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    println!("{said}");
+    eprintln!("{said}");
     assert!(output.status.success(), "{said}");
     assert!(said.contains("values compared over 500 messages"), "{said}");
 }

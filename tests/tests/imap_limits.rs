@@ -55,7 +55,7 @@ assert imap.fetch("1", "(BODY.PEEK[1]<0.100>)")[1][0][1] == whole.split(b"\r\n\r
 "#;
     assert_eq!(python(&site, fetch).trim(), format!("{hash} {size}"), "byte for byte");
     let grown = memory(&site, "imap-gateway", "VmHWM") - before;
-    println!("FETCH of {size} octets: the gateway grew by {grown} kB");
+    eprintln!("FETCH of {size} octets: the gateway grew by {grown} kB");
     assert!(grown < 24 << 10, "{grown} kB");
 }
 
@@ -79,7 +79,7 @@ async fn others_changes_reach_an_idle_session_on_another_gateway() {
         delays.push(start.elapsed());
     }
     delays.sort();
-    println!("told after {delays:?}");
+    eprintln!("told after {delays:?}");
     assert!(delays[delays.len() / 2] < Duration::from_millis(200), "half of them within 200 ms: {delays:?}");
 }
 
@@ -116,7 +116,7 @@ async fn what_is_absurd_is_refused_cheaply() {
              said += more\n\
          print(said.decode())\n",
     );
-    println!("the rude one was told: {rude}");
+    eprintln!("the rude one was told: {rude}");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     let grown = memory(&site, "imap-gateway", "VmHWM") - before;
     assert!(grown < 16 << 10, "{grown} kB");

@@ -256,7 +256,7 @@ async fn sessions_on_three_gateways_agree_with_a_model() {
     let commands = from_environment("IMAP_MODEL_COMMANDS").unwrap_or(2_400);
     let seed = from_environment("IMAP_MODEL_SEED")
         .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64 | 1);
-    println!("IMAP_MODEL_SEED={seed} IMAP_MODEL_COMMANDS={commands}");
+    eprintln!("IMAP_MODEL_SEED={seed} IMAP_MODEL_COMMANDS={commands}");
     let mut options = Options::new("127.0.0.1", free_port_offset(&["127.0.0.1"]), "example.com")
         .more(&["--replicas", "imap-gateway=3"]);
     options.config = Some("imap-gateway:\n  allow_cleartext_login: true\n".into());
@@ -310,5 +310,5 @@ async fn sessions_on_three_gateways_agree_with_a_model() {
             model.messages.retain(|_, flags| !flags.contains("\\Deleted"));
         }
     }
-    println!("{run} commands, no divergence");
+    eprintln!("{run} commands, no divergence");
 }

@@ -217,7 +217,10 @@ async fn a_deferred_delivery_waits_for_its_time_and_a_bounced_one_is_over() {
     let claimed = claim(&mda, &id).await.remove(0);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let next_attempt_ms = i64::try_from(now.as_millis()).unwrap() + 1_500;
-    assert_eq!(settle(&mda, &claimed, outcome::Result::Deferred(Deferred { next_attempt_ms })).await, 1);
+    assert_eq!(
+        settle(&mda, &claimed, outcome::Result::Deferred(Deferred { next_attempt_ms, ..Default::default() })).await,
+        1
+    );
     assert!(claim(&mda, &id).await.is_empty(), "not yet due");
     let again = eventually("it is due", SOON, || async { claim(&mda, &id).await.pop() }).await;
     assert_eq!(again.attempt, 2);

@@ -64,7 +64,7 @@ async fn a_hung_destination_costs_the_others_nothing() {
     assert_eq!(queue.open("hung.com").await, HUNG, "all of it still waits");
     let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
     let ratio = best(&with) / best(&without);
-    println!(
+    eprintln!(
         "without {without:.0?}/s, with {HUNG} messages for a hung destination {with:.0?}/s: {ratio:.3} of the rate"
     );
     assert!(ratio >= 0.9, "{ratio:.3}: without {without:.0?}, with {with:.0?}");

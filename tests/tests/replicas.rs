@@ -170,5 +170,5 @@ async fn a_rolling_upgrade_under_load_loses_doubles_and_refuses_nothing() {
         roll(&site, &release, previous).await;
     }
     std::fs::write(&stop, "").unwrap();
-    println!("12 restarts{}; {}", if previous.is_some() { " and back" } else { "" }, traffic.await.unwrap().trim());
+    eprintln!("12 restarts{}; {}", if previous.is_some() { " and back" } else { "" }, traffic.await.unwrap().trim());
 }

@@ -233,8 +233,8 @@ mod tests {
             password: None,
             tls: RouteTls::Opportunistic,
         };
-        let mut config = Config::default();
-        config.routes = vec![route(&["a.example", ".b.example"], None), route(&["*"], Some("shop"))];
+        let routes = vec![route(&["a.example", ".b.example"], None), route(&["*"], Some("shop"))];
+        let config = Config { routes, ..Config::default() };
         for (tenant, domain, expected) in [
             ("", "a.example", Some(0)),
             ("", "x.a.example", None),

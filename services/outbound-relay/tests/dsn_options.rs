@@ -1,5 +1,7 @@
 //! DSN (RFC 3461): parameters passed on or acted upon, delays and successes reported, and no
 //! report about a report.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use proto::spool::Claimed;

@@ -1,4 +1,6 @@
 //! A greylisting peer (RFC 6647): refused at first, taken later, by the same host name.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use proto::spool::outcome::Result as End;

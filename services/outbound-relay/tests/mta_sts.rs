@@ -1,5 +1,7 @@
 //! MTA-STS end to end: a policy host with HTTPS on loopback, a policy that outlives its host, and
 //! the report that goes out (RFC 8461, RFC 8460).
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::{io::Read as _, sync::Arc};

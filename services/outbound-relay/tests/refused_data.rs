@@ -1,4 +1,6 @@
 //! 5xx and 4xx on DATA, at the final dot, and in the middle of the content.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! Where mail goes and leaves from: CNAME, internationalised domains, smarthosts, egress pools,
 //! and peers that lack extensions.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use outbound_relay::{EgressSource, Route, RouteTls, Tenant};

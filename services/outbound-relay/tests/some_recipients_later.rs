@@ -1,4 +1,6 @@
 //! 4xx and 5xx for some recipients of one transaction: each has its own fate.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use support::{Peer, Script, delivery, detail, site, told};

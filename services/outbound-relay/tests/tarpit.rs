@@ -1,5 +1,7 @@
 //! A tarpit: slow replies are waited for, silence is not waited for for ever, and neither holds
 //! back others.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! TLS broken, expired, for the wrong name, or absent, under each policy: opportunistic,
 //! MTA-STS and DANE.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

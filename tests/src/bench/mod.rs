@@ -5,6 +5,7 @@
 pub mod cpu;
 pub mod mail;
 pub mod peer;
+pub mod relay;
 pub mod report;
 pub mod run;
 pub mod sender;
