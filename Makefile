@@ -1,8 +1,9 @@
-# make demo | test | check | chart | images | bench: everything a newcomer runs. Missing packages are installed
-# when run as root, else they are named.
+# make demo | test | check | chart | images | bench | chaos | fuzz: everything a newcomer runs.
+# Missing packages are installed when run as root, else they are named.
 SHELL := /bin/bash
 PACKAGES := deploy/packages.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+TOOLS := $(or $(CARGO_INSTALL_ROOT),$(HOME)/.cache/postroad/tools)
 
 .PHONY: demo test check chart images bench chaos fuzz fmt
 
@@ -23,9 +24,9 @@ check:
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo test -p tests --test floors
 	cargo deny check licenses bans sources
+	$(TOOLS)/bin/helm lint --quiet helm/postroad
 
 # The chart rendered, held against the schemas of Kubernetes, and read by the services themselves.
-TOOLS := $(or $(CARGO_INSTALL_ROOT),$(HOME)/.cache/postroad/tools)
 chart:
 	@$(PACKAGES) chart
 	cargo build --workspace --bins

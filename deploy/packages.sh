@@ -44,7 +44,7 @@ with tempfile.TemporaryDirectory() as folder:
 PYTHON
 }
 # After the Debian packages, which it may need.
-finish() { case "$1" in test | chart) chart_tools ;; esac; }
+finish() { case "$1" in check | test | chart) chart_tools ;; esac; }
 
 case "${1:?demo, test, check, chart, images or bench}" in
     demo) common ;;
@@ -75,12 +75,12 @@ case "${1:?demo, test, check, chart, images or bench}" in
         want mpop mpop
         want getmail getmail6
         want offlineimap offlineimap3
-        want getmail getmail6
         want dovecot dovecot-imapd
-        python3 -c 'import ensurepip' 2>/dev/null || need+=(python3-venv)
+        want openssl openssl
         ;;
     check)
         command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --debug
+        python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
         ;;
     bench)
         common
