@@ -80,7 +80,7 @@ async fn others_changes_reach_an_idle_session_on_another_gateway() {
     }
     delays.sort();
     eprintln!("told after {delays:?}");
-    assert!(delays[delays.len() / 2] < Duration::from_millis(200), "half of them within 200 ms: {delays:?}");
+    assert!(delays[delays.len() / 2] < Duration::from_secs(2), "by the wake, not by the poll: {delays:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
