@@ -140,10 +140,10 @@ impl Drop for Up {
     }
 }
 
-/// An offset at which no mail port is in use.
+/// An offset at which no mail port is in use; all of them below the ephemeral range.
 fn free_offset() -> u16 {
     (0..)
-        .map(|_| 35_000 + (uuid::Uuid::new_v4().as_u128() % 20_000) as u16)
+        .map(|_| 1_100 + (uuid::Uuid::new_v4().as_u128() % 17_000) as u16)
         .find(|offset| {
             [25, 587, 465, 143, 993, 110, 995].iter().all(|p| TcpListener::bind(("127.0.0.1", p + offset)).is_ok())
         })
