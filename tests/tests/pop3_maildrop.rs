@@ -208,7 +208,7 @@ print(left, said.decode())
         if said.starts_with("1 ") { all += 1 } else { none += 1 }
     }
     eprintln!("{all} times all were gone, {none} times none");
-    assert!(all + none > 0);
+    assert!(all > 0 && none > 0, "both outcomes must have been tried: {all} and {none}");
     // What the counters say is what is there.
     let counted = sql(
         &site,
