@@ -27,8 +27,7 @@ const MAX_SOCKET_PATH: usize = 100;
 pub struct Site {
     /// Absolute, without symbolic links.
     root: PathBuf,
-    /// Socket directories that had no place in it.
-    elsewhere: RefCell<BTreeSet<PathBuf>>,
+    socket_directories: RefCell<BTreeSet<PathBuf>>,
     /// Held until the process ends, however it ends.
     _lock: File,
 }
@@ -45,7 +44,7 @@ impl Site {
             Err(TryLockError::WouldBlock) => bail!("another postroad up runs on {}", data.display()),
             Err(TryLockError::Error(e)) => return Err(e).with_context(named),
         }
-        let site = Self { root, elsewhere: RefCell::default(), _lock: lock };
+        let site = Self { root, socket_directories: RefCell::default(), _lock: lock };
         // Clients may read ca.pem; its keys have modes of their own.
         let directories = [
             (site.run_directory(), 0o755),
@@ -100,8 +99,8 @@ impl Site {
             let mut hash = DefaultHasher::new();
             self.root.hash(&mut hash);
             directory = std::env::temp_dir().join(format!("postroad-{:016x}-{name}", hash.finish()));
-            self.elsewhere.borrow_mut().insert(directory.clone());
         }
+        self.socket_directories.borrow_mut().insert(directory.clone());
         let named = || format!("socket directory {}", directory.display());
         match fs::DirBuilder::new().mode(0o700).create(&directory) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => (),
@@ -149,13 +148,14 @@ impl Site {
         self.forget();
     }
 
-    /// Removes what says that something runs.
+    /// Removes what says that something runs. A store that was killed, or told to stop while it
+    /// started, leaves its socket.
     pub fn forget(&self) {
         let Ok(entries) = fs::read_dir(self.run_directory()) else { return };
         for entry in entries.flatten() {
             let _ = fs::remove_file(entry.path());
         }
-        for directory in self.elsewhere.take() {
+        for directory in self.socket_directories.take() {
             let _ = fs::remove_dir_all(directory);
         }
     }
