@@ -170,12 +170,12 @@ async fn transaction(relay: &Relay, queue_id: &str, held: &[Held], connection: &
     let header = trace_header(relay);
     let mut envelope = envelope(held, header.len());
     let content = match fits_as_it_is(&envelope, connection.capabilities()) {
-        true => match content(relay, queue_id).await {
+        true => match content(relay, queue_id, held).await {
             Ok(content) => content.left_stream(),
             Err(status) => return unreadable(status),
         },
         // What the peer lacks: the message as a whole must be looked at.
-        false => match whole(relay, queue_id).await {
+        false => match whole(relay, queue_id, held).await {
             Ok(bytes) => match fit::fit(&mut envelope, bytes, connection.capabilities()) {
                 Fitted::Yes(bytes) => {
                     envelope.size = (bytes.len() + header.len()) as u64;
@@ -230,7 +230,11 @@ fn fits_as_it_is(envelope: &Envelope, offered: &Capabilities) -> bool {
 async fn content(
     relay: &Relay,
     queue_id: &str,
+    held: &[Held],
 ) -> Result<impl futures::Stream<Item = Result<Bytes, Status>> + Unpin + use<>, Status> {
+    if let Some(content) = held.iter().find_map(|h| h.content.as_ref()) {
+        return Ok(futures::stream::iter([Ok(content.bytes.clone())]).left_stream());
+    }
     let request = ContentRequest { queue_id: queue_id.to_owned(), header_only: false };
     let stream = relay.spool.clone().content(request).await?.into_inner();
     let mut stream = Box::pin(stream.map(|answer| answer.map(|a| a.content)));
@@ -238,12 +242,12 @@ async fn content(
         .await
         .map_err(|_| Status::deadline_exceeded("no content in time"))?;
     let first: Option<Bytes> = first.transpose()?;
-    Ok(Box::pin(futures::stream::iter(first.map(Ok)).chain(stream)))
+    Ok(Box::pin(futures::stream::iter(first.map(Ok)).chain(stream)).right_stream())
 }
 
 /// Bounded by what `mda` accepts.
-async fn whole(relay: &Relay, queue_id: &str) -> Result<Bytes, Status> {
-    let mut stream = content(relay, queue_id).await?;
+async fn whole(relay: &Relay, queue_id: &str, held: &[Held]) -> Result<Bytes, Status> {
+    let mut stream = content(relay, queue_id, held).await?;
     let mut bytes = bytes::BytesMut::new();
     while let Some(chunk) = stream.next().await {
         bytes.extend_from_slice(&chunk?);

@@ -81,6 +81,10 @@ pub struct Config {
     /// Claimed deliveries of one domain waiting at once, and never more than half of the room
     /// left in `max_held`; more are given back for a while.
     pub max_held_per_destination: usize,
+    /// Messages of at most so many bytes come with their claim, without a call for each; 0: none.
+    pub content_with_claim: u32,
+    /// Bytes that such messages may take in memory; others are read when their turn comes.
+    pub content_memory: usize,
     /// Seconds a claim holds without being renewed; so long a crash delays its deliveries.
     pub lease_seconds: u32,
     /// Seconds to wait for a connection to one address.
@@ -131,6 +135,8 @@ impl Default for Config {
             per_destination: 20,
             max_held: 10_000,
             max_held_per_destination: 1_000,
+            content_with_claim: 64 << 10,
+            content_memory: 64 << 20,
             lease_seconds: 30,
             connect_seconds: 30,
             idle_seconds: 10,
@@ -193,6 +199,10 @@ impl runtime::ServiceConfig for Config {
         if self.retry_max < self.retry_first {
             let (max, first) = (self.retry_max, self.retry_first);
             return Err(format!("configuration key \"retry_max\" = {max}: expected at least retry_first = {first}"));
+        }
+        if self.content_with_claim > 1 << 20 {
+            let limit = self.content_with_claim;
+            return Err(format!("configuration key \"content_with_claim\" = {limit}: expected at most 1048576"));
         }
         crate::policy::validate(self)?;
         if !(3..=600).contains(&self.lease_seconds) {

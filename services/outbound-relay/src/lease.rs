@@ -10,27 +10,41 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use proto::spool::{
     ClaimRequest, Claimed, DeliveryId, GiveBackRequest, Lease, RenewRequest, spool_client::SpoolClient,
 };
 use runtime::grpc::Channel;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 /// Leases in one Renew call.
 const RENEW_BATCH: usize = 2_000;
+const KB: usize = 1024;
 
 type Key = (String, u32);
 
 /// A delivery that is ours for now; letting go of it ends the renewing.
 pub(crate) struct Held {
     pub claimed: Claimed,
+    /// The message's bytes, when they came with the claim.
+    pub content: Option<Arc<Content>>,
     /// Milliseconds since `Leases::epoch`.
     valid_until: Arc<AtomicU64>,
     leases: Arc<Leases>,
 }
 
+/// A message's bytes, and the room they take until the last delivery of it has ended.
+pub(crate) struct Content {
+    pub bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
 pub(crate) struct Leases {
     spool: SpoolClient<Channel>,
+    content_limit: u32,
+    /// kB of contents that may be held.
+    room: Arc<Semaphore>,
     duration: Duration,
     epoch: Instant,
     held: Mutex<HashMap<Key, Entry>>,
@@ -63,8 +77,10 @@ impl Drop for Held {
 }
 
 impl Leases {
-    pub fn new(spool: SpoolClient<Channel>, duration: Duration) -> Self {
-        Self { spool, duration, epoch: Instant::now(), held: Mutex::default() }
+    /// Contents up to `content_limit` bytes come with their claims while `room` bytes suffice.
+    pub fn new(spool: SpoolClient<Channel>, duration: Duration, content_limit: u32, room: usize) -> Self {
+        let room = Arc::new(Semaphore::new(room / KB));
+        Self { spool, content_limit, room, duration, epoch: Instant::now(), held: Mutex::default() }
     }
 
     pub fn count(&self) -> usize {
@@ -74,13 +90,28 @@ impl Leases {
     /// Claims what can be claimed.
     pub async fn claim(self: &Arc<Self>, deliveries: Vec<DeliveryId>) -> Result<Vec<Held>, Status> {
         let valid_until = self.valid_from_now();
-        let request = ClaimRequest { deliveries, lease_ms: millis(self.duration) };
+        // Without room they are read when their turn comes.
+        let is_tight = self.room.available_permits() < KB;
+        let content_limit = if is_tight { 0 } else { self.content_limit };
+        let request = ClaimRequest { deliveries, lease_ms: millis(self.duration), content_limit };
         let answer = self.spool.clone().claim(request).await?.into_inner();
+        let contents: HashMap<String, Arc<Content>> = answer
+            .contents
+            .into_iter()
+            .filter_map(|c| {
+                let kb = u32::try_from(c.content.len() / KB + 1).ok()?;
+                let room = Arc::clone(&self.room).try_acquire_many_owned(kb).ok()?;
+                // A copy: a slice would keep the whole answer.
+                let bytes = Bytes::copy_from_slice(&c.content);
+                Some((c.queue_id, Arc::new(Content { bytes, _room: room })))
+            })
+            .collect();
         let held = answer.claimed.into_iter().map(|claimed| {
             let valid_until = Arc::new(AtomicU64::new(valid_until));
             let entry = Entry { token: claimed.token.clone(), valid_until: Arc::clone(&valid_until) };
             self.lock().insert(key(claimed.id.as_ref()), entry);
-            Held { claimed, valid_until, leases: Arc::clone(self) }
+            let content = claimed.id.as_ref().and_then(|id| contents.get(&id.queue_id)).cloned();
+            Held { claimed, content, valid_until, leases: Arc::clone(self) }
         });
         Ok(held.collect())
     }

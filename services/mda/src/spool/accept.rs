@@ -7,7 +7,10 @@ use queue::{Item, Stream};
 use sqlx::{PgPool, types::Uuid};
 use tonic::Status;
 
-use super::batch::{Batcher, Job};
+use super::{
+    batch::{Batcher, Job},
+    recent::Recent,
+};
 use crate::{
     content::{self, Prepared, plain},
     database::{is_away, status},
@@ -25,6 +28,8 @@ pub struct Draft {
 #[derive(Clone)]
 pub struct Accepting {
     batcher: Batcher<Row>,
+    /// What is about to be relayed.
+    pub recent: Recent,
 }
 
 struct Row {
@@ -33,6 +38,8 @@ struct Row {
     envelope: Envelope,
     deliveries: Vec<Delivery>,
     stored: Prepared,
+    /// For whoever claims it soon, when it goes elsewhere.
+    content: Option<Bytes>,
     /// FUTURERELEASE: nobody attempts a delivery before (RFC 4865).
     held_until: Option<DateTime<Utc>>,
 }
@@ -45,11 +52,13 @@ struct Delivery {
 
 impl Accepting {
     pub fn new(pool: PgPool, dispatch: Dispatch) -> Self {
+        let recent = Recent::default();
+        let kept = recent.clone();
         let batcher = Batcher::start(2, move |jobs: Vec<Job<Row>>| {
-            let (pool, dispatch) = (pool.clone(), dispatch.clone());
-            async move { commit(&pool, &dispatch, jobs).await }
+            let (pool, dispatch, recent) = (pool.clone(), dispatch.clone(), kept.clone());
+            async move { commit(&pool, &dispatch, &recent, jobs).await }
         });
-        Self { batcher }
+        Self { batcher, recent }
     }
 
     pub async fn accept(&self, draft: Draft) -> Result<(), Status> {
@@ -83,6 +92,7 @@ fn check(draft: Draft) -> Result<Row, Status> {
         account_id: ids::signed(envelope.account_id)?,
         stored: content::prepare(&draft.content)?,
         held_until: held_until(&envelope)?,
+        content: deliveries.iter().any(|d| d.remote.is_some()).then(|| draft.content.clone()),
         deliveries,
         envelope,
     })
@@ -103,10 +113,13 @@ fn priority(envelope: &Envelope) -> i16 {
 
 /// One transaction for all; if the batch as a whole is refused, each alone, so that one bad
 /// message takes no other with it.
-async fn commit(pool: &PgPool, dispatch: &Dispatch, jobs: Vec<Job<Row>>) {
+async fn commit(pool: &PgPool, dispatch: &Dispatch, recent: &Recent, jobs: Vec<Job<Row>>) {
     let rows: Vec<&Row> = jobs.iter().map(|j| &j.work).collect();
     match write(pool, dispatch, &rows).await {
         Ok(()) => {
+            for row in rows.iter().filter(|row| row.held_until.is_none()) {
+                row.content.iter().for_each(|content| recent.keep(row.queue_id, content.clone()));
+            }
             dispatch.now(&items(&rows)).await;
             jobs.into_iter().for_each(|j| j.finish(Ok(())));
         }

@@ -1,28 +1,41 @@
 //! Claim and Renew: one attempt at a time, under a lease that dies with its holder (Invariant 4).
 
-use proto::spool::{ClaimRequest, Claimed, DeliveryId, GiveBackRequest, RenewRequest};
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use proto::spool::{
+    ClaimRequest, ClaimResponse, Claimed, ClaimedContent, DeliveryId, GiveBackRequest, RenewRequest,
+};
 use sqlx::{FromRow, PgPool, types::Uuid};
 use tonic::Status;
 
-use crate::{content::plain, database::status, ids};
+use super::recent::Recent;
+use crate::{
+    content::{decompress, plain},
+    database::status,
+    ids,
+};
 
 /// Longer leases would keep a dead relay's deliveries waiting; shorter ones cost renewals.
 const LEASE_MS: std::ops::RangeInclusive<u32> = 1_000..=600_000;
 const MAX_DELIVERIES: usize = 10_000;
+/// Bytes of contents in one answer; the answer as a whole has a bound.
+const MAX_CONTENTS: usize = 8 << 20;
+
+/// Mail for a paused destination need not be handed out again soon.
+const PARK: &str = "
+update deliveries d set due_at = now() + interval '10 minutes'
+from unnest($1::uuid[], $2::int[]) as wanted (queue_id, number)
+join deliveries w using (queue_id, number)
+join paused_destinations p on p.domain = lower(split_part(coalesce(w.remote, w.recipient), '@', -1))
+where d.queue_id = wanted.queue_id and d.number = wanted.number
+  and (d.lease_until is null or d.lease_until < now())";
 
 /// The lease's end is also when the dispatcher looks again.
 const CLAIM: &str = "
-with wanted as (
-    select * from unnest($1::uuid[], $2::int[]) as w (queue_id, number)
-), parked as (
-    update deliveries d set due_at = now() + interval '10 minutes'
-    from wanted join deliveries w using (queue_id, number)
-    join paused_destinations p on p.domain = lower(split_part(coalesce(w.remote, w.recipient), '@', -1))
-    where d.queue_id = wanted.queue_id and d.number = wanted.number
-      and (d.lease_until is null or d.lease_until < now())
-), free as (
+with free as (
     select queue_id, number, gen_random_uuid() as token
-    from deliveries d join wanted using (queue_id, number)
+    from deliveries d join unnest($1::uuid[], $2::int[]) as wanted (queue_id, number) using (queue_id, number)
     where not exists (select from paused_destinations p
                       where p.domain = lower(split_part(coalesce(d.remote, d.recipient), '@', -1)))
       and remote is not null and not held and not_before <= now() and (lease_until is null or lease_until < now())
@@ -73,16 +86,59 @@ struct Row {
     tenant: String,
 }
 
-pub async fn claim(pool: &PgPool, request: ClaimRequest) -> Result<Vec<Claimed>, Status> {
+pub async fn claim(pool: &PgPool, recent: &Recent, request: ClaimRequest) -> Result<ClaimResponse, Status> {
     let (queue_ids, numbers) = columns(&request.deliveries)?;
     let rows: Vec<Row> = sqlx::query_as(CLAIM)
-        .bind(queue_ids)
-        .bind(numbers)
+        .bind(&queue_ids)
+        .bind(&numbers)
         .bind(lease(request.lease_ms)?)
         .fetch_all(pool)
         .await
         .map_err(status)?;
-    Ok(rows.into_iter().map(claimed).collect())
+    if rows.len() < queue_ids.len() {
+        sqlx::query(PARK).bind(&queue_ids).bind(&numbers).execute(pool).await.map_err(status)?;
+    }
+    let limit = usize::try_from(request.content_limit).unwrap_or_default();
+    let contents = if limit == 0 { Vec::new() } else { contents(pool, recent, &rows, limit).await };
+    Ok(ClaimResponse { claimed: rows.into_iter().map(claimed).collect(), contents })
+}
+
+/// The contents of claimed messages, as far as they are small and there is room. What is missing
+/// will be asked for: no trouble here may lose a claim.
+async fn contents(pool: &PgPool, recent: &Recent, rows: &[Row], limit: usize) -> Vec<ClaimedContent> {
+    let (mut seen, mut found, mut missing, mut bytes) = (HashSet::new(), Vec::new(), Vec::new(), 0);
+    for row in rows {
+        let size = usize::try_from(row.size).unwrap_or(usize::MAX);
+        if size > limit || bytes + size > MAX_CONTENTS || !seen.insert(row.queue_id) {
+            continue;
+        }
+        bytes += size;
+        match recent.take(&row.queue_id) {
+            Some(content) => found.push((row.queue_id, content)),
+            None => missing.push(row.queue_id),
+        }
+    }
+    if !missing.is_empty() {
+        match stored(pool, &missing).await {
+            Ok(more) => found.extend(more),
+            Err(e) => tracing::debug!(error = %e, "contents do not come with the claim"),
+        }
+    }
+    found.into_iter().map(|(id, content)| ClaimedContent { queue_id: ids::show(id), content }).collect()
+}
+
+async fn stored(pool: &PgPool, wanted: &[Uuid]) -> Result<Vec<(Uuid, Bytes)>, Status> {
+    let rows: Vec<(Uuid, i32, Vec<u8>, Vec<u8>)> =
+        sqlx::query_as("select id, size, header, body from contents where id = any($1)")
+            .bind(wanted)
+            .fetch_all(pool)
+            .await
+            .map_err(status)?;
+    let whole = |(id, size, header, body): (Uuid, i32, Vec<u8>, Vec<u8>)| {
+        let size = usize::try_from(size).unwrap_or_default();
+        Ok((id, [decompress(&header, size)?, decompress(&body, size)?].concat().into()))
+    };
+    rows.into_iter().map(whole).collect()
 }
 
 fn claimed(row: Row) -> Claimed {

@@ -3,6 +3,7 @@
 mod accept;
 pub mod batch;
 mod claim;
+mod recent;
 mod settle;
 
 use std::pin::Pin;
@@ -54,8 +55,7 @@ impl spool_server::Spool for Spool {
     }
 
     async fn claim(&self, request: Request<ClaimRequest>) -> Result<Response<ClaimResponse>, Status> {
-        let claimed = claim::claim(&self.pool, request.into_inner()).await?;
-        Ok(Response::new(ClaimResponse { claimed }))
+        claim::claim(&self.pool, &self.accepting.recent, request.into_inner()).await.map(Response::new)
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {

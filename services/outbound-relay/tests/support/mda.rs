@@ -34,6 +34,8 @@ pub struct State {
     pub tls_results: Vec<pb_relay::TlsResult>,
     pub tls_reports: Vec<pb_relay::TlsReport>,
     pub finished_reports: usize,
+    /// Whole contents that were fetched.
+    pub content_calls: usize,
     /// Settle fails so many times.
     pub fails_settle: usize,
 }
@@ -79,7 +81,15 @@ impl spool_server::Spool for Mda {
                 claimed.push(delivery.claimed.clone());
             }
         }
-        Ok(Response::new(pb::ClaimResponse { claimed }))
+        let limit = request.content_limit as usize;
+        let ids: std::collections::BTreeSet<String> =
+            claimed.iter().filter_map(|c| Some(c.id.as_ref()?.queue_id.clone())).collect();
+        let contents = ids.into_iter().filter_map(|queue_id| {
+            let content = state.contents.get(&queue_id).filter(|c| c.len() <= limit)?.clone().into();
+            Some(pb::ClaimedContent { queue_id, content })
+        });
+        let contents = contents.collect();
+        Ok(Response::new(pb::ClaimResponse { claimed, contents }))
     }
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
@@ -106,7 +116,8 @@ impl spool_server::Spool for Mda {
 
     async fn content(&self, request: Request<pb::ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
         let request = request.into_inner();
-        let state = self.0.lock().unwrap();
+        let mut state = self.0.lock().unwrap();
+        state.content_calls += usize::from(!request.header_only);
         let content = state.contents.get(&request.queue_id).ok_or_else(|| Status::not_found("content"))?;
         let wanted = if request.header_only { dsn::header_section(content) } else { content };
         let chunks: Vec<_> =

@@ -1,6 +1,11 @@
-use std::{collections::VecDeque, fmt::Write as _, time::Duration};
+use std::time::Duration;
 
-use super::{Capabilities, Credentials, Envelope, Failure, Outcome, ReplyParser, Stage, auth::Login, content::Encoder};
+use super::{
+    Capabilities, Credentials, Envelope, Failure, Outcome, ReplyParser, Stage,
+    auth::Login,
+    content::Encoder,
+    transaction::{Expected, Transaction, unsendable},
+};
 use crate::{Reply, Transcript};
 
 /// Whether to encrypt.
@@ -49,26 +54,11 @@ enum State {
     Data,
     Content,
     FinalDot,
+    /// An empty content that nobody gets was ended; the answer says nothing.
+    Nothing,
     Reset,
     Quit,
     Closed,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Expected {
-    Mail,
-    Rcpt(usize),
-}
-
-#[derive(Debug)]
-struct Transaction {
-    envelope: Envelope,
-    outcomes: Vec<Option<Outcome>>,
-    /// Recipients whose RCPT is not sent yet (without PIPELINING), by number.
-    unsent: VecDeque<usize>,
-    expected: VecDeque<Expected>,
-    /// Replies that said yes to RCPT.
-    accepted: usize,
 }
 
 /// One connection to a server.
@@ -143,9 +133,10 @@ impl Client {
             State::Content => Action::SendContent,
             State::Closed => Action::Close,
             State::Data => minutes(2),
+            State::Envelope if self.expects_data() => minutes(2),
             State::FinalDot => minutes(10),
             // The message's fate is known: nobody should wait for courtesies.
-            State::Quit | State::Reset => Action::Read(Duration::from_secs(10)),
+            State::Quit | State::Reset | State::Nothing => Action::Read(Duration::from_secs(10)),
             _ => minutes(5),
         }
     }
@@ -169,7 +160,8 @@ impl Client {
 
     /// The connection is lost or useless. Recipients without outcome get this failure.
     pub fn fail(&mut self, failure: Failure) {
-        let courtesy = matches!(self.state, State::Quit | State::Reset | State::Closed | State::Idle);
+        let courtesy =
+            matches!(self.state, State::Quit | State::Reset | State::Nothing | State::Closed | State::Idle);
         self.state = State::Closed;
         self.parser.clear();
         self.out.clear();
@@ -196,24 +188,21 @@ impl Client {
             return;
         }
         self.transcript.begin_transaction();
-        let count = envelope.recipients.len();
-        let refusal = self.unsendable(&envelope);
-        let mail = mail_command(&envelope, &self.capabilities);
-        let mut transaction = Transaction {
-            outcomes: vec![None; count],
-            unsent: (0..count).collect(),
-            expected: VecDeque::from([Expected::Mail]),
-            accepted: 0,
-            envelope,
-        };
+        let refusal = unsendable(&envelope, &self.capabilities, self.encrypted);
+        let mut transaction = Transaction::new(envelope);
         if let Some(failure) = refusal {
             self.transaction = Some(transaction);
             return self.finish(&Outcome::Failed(failure), State::Idle);
         }
-        self.command(&mail);
+        self.command(&transaction.mail(&self.capabilities));
         if self.capabilities.pipelining {
-            for number in std::mem::take(&mut transaction.unsent) {
-                self.send_rcpt(&mut transaction, number);
+            while let Some(line) = transaction.next_rcpt(&self.capabilities) {
+                self.command(&line);
+            }
+            // RFC 2920 §3.1: DATA may end the group; content never goes before its answer.
+            if !self.chunks() {
+                transaction.expected.push_back(Expected::Data);
+                self.command("DATA");
             }
         }
         self.transaction = Some(transaction);
@@ -292,11 +281,7 @@ impl Client {
             State::Auth => self.on_auth_reply(reply),
             State::Greeting | State::Ehlo | State::Helo | State::StartTls => self.refuse_connection(reply),
             State::Envelope => self.on_envelope_reply(reply),
-            State::Data if reply.code == 354 => {
-                self.encoder = Encoder::data();
-                self.state = State::Content;
-            }
-            State::Data => self.finish_with_reset(&Outcome::Refused { stage: Stage::Data, reply }),
+            State::Data => self.on_data_reply(reply),
             // RFC 3030 §4.2: each chunk has its answer; after a refused one the server takes no more.
             State::Content | State::FinalDot if self.encoder.take_outstanding() => {
                 if !reply.is_positive() {
@@ -307,6 +292,7 @@ impl Client {
             State::Content => self.fail(Failure::Refused { stage: Stage::Content, reply }),
             State::FinalDot if reply.code / 100 == 2 => self.finish(&Outcome::Accepted(reply), State::Idle),
             State::FinalDot => self.finish(&Outcome::Refused { stage: Stage::Content, reply }, State::Idle),
+            State::Nothing => self.state = State::Idle,
             State::Reset if reply.is_positive() => self.state = State::Idle,
             State::Reset | State::Quit | State::Idle => self.state = State::Closed,
             State::Handshake | State::Closed => {}
@@ -371,50 +357,47 @@ impl Client {
 
     fn on_envelope_reply(&mut self, reply: Reply) {
         let Some(mut transaction) = self.transaction.take() else { return };
-        match transaction.expected.pop_front() {
-            Some(Expected::Mail) if !reply.is_positive() => {
-                transaction.unsent.clear();
-                let refused = Outcome::Refused { stage: Stage::Mail, reply };
-                transaction.outcomes.iter_mut().for_each(|o| *o = Some(refused.clone()));
-            }
-            Some(Expected::Rcpt(number)) => {
-                let refused = !reply.is_positive();
-                if let Some(outcome @ None) = transaction.outcomes.get_mut(number) {
-                    *outcome = refused.then_some(Outcome::Refused { stage: Stage::Rcpt, reply });
-                    transaction.accepted += usize::from(!refused);
-                }
-            }
-            Some(Expected::Mail) | None => {}
-        }
-        if let Some(number) = transaction.unsent.pop_front() {
-            self.send_rcpt(&mut transaction, number);
+        let data = transaction.answer(reply);
+        if let Some(line) = transaction.next_rcpt(&self.capabilities) {
+            self.command(&line);
         }
         let (complete, accepted) = (transaction.expected.is_empty(), transaction.accepted);
         self.transaction = Some(transaction);
-        match (complete, accepted) {
-            (false, _) => {}
+        match (complete, accepted, data) {
+            (false, ..) => {}
+            // RFC 2920 §3.1: the server waits for content though it has refused every recipient.
+            (true, 0, Some(reply)) if reply.code == 354 => {
+                self.finish(&Outcome::Failed(Failure::Closed), State::Nothing);
+                self.command(".");
+            }
             // Every recipient has its refusal already.
-            (true, 0) => self.finish_with_reset(&Outcome::Failed(Failure::Closed)),
-            (true, _) if self.may_chunk && self.capabilities.chunking && self.capabilities.pipelining => {
+            (true, 0, _) => self.finish_with_reset(&Outcome::Failed(Failure::Closed)),
+            (true, _, Some(reply)) => self.on_data_reply(reply),
+            (true, _, None) if self.chunks() => {
                 self.encoder = Encoder::chunks();
                 self.state = State::Content;
             }
-            (true, _) => {
+            (true, _, None) => {
                 self.command("DATA");
                 self.state = State::Data;
             }
         }
     }
 
-    fn send_rcpt(&mut self, transaction: &mut Transaction, number: usize) {
-        let Some(recipient) = transaction.envelope.recipients.get(number) else { return };
-        let mut line = format!("RCPT TO:<{}>", recipient.forward_path);
-        if self.capabilities.dsn {
-            parameter(&mut line, "NOTIFY", &recipient.notify);
-            parameter(&mut line, "ORCPT", &recipient.orcpt);
+    fn on_data_reply(&mut self, reply: Reply) {
+        if reply.code != 354 {
+            return self.finish_with_reset(&Outcome::Refused { stage: Stage::Data, reply });
         }
-        self.command(&line);
-        transaction.expected.push_back(Expected::Rcpt(number));
+        self.encoder = Encoder::data();
+        self.state = State::Content;
+    }
+
+    fn chunks(&self) -> bool {
+        self.may_chunk && self.capabilities.chunking && self.capabilities.pipelining
+    }
+
+    fn expects_data(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|t| matches!(t.expected.front(), Some(Expected::Data)))
     }
 
     /// The server does not want us any more.
@@ -426,6 +409,7 @@ impl Client {
             State::Auth => Stage::Auth,
             State::Envelope => match self.transaction.as_ref().and_then(|t| t.expected.front()) {
                 Some(Expected::Mail) => Stage::Mail,
+                Some(Expected::Data) => Stage::Data,
                 _ => Stage::Rcpt,
             },
             State::Data => Stage::Data,
@@ -452,57 +436,9 @@ impl Client {
         self.state = next;
     }
 
-    /// Why this server cannot get this message at all.
-    fn unsendable(&self, envelope: &Envelope) -> Option<Failure> {
-        let paths = || envelope.recipients.iter().map(|r| &r.forward_path).chain([&envelope.reverse_path]);
-        if paths().any(|p| p.chars().any(|c| c.is_control() || c == '<' || c == '>')) {
-            return Some(Failure::UnsendableAddress);
-        }
-        if envelope.require_tls && !(self.encrypted && self.capabilities.requiretls) {
-            return Some(Failure::NeedsRequireTls);
-        }
-        let international = envelope.smtputf8 || paths().any(|p| !p.is_ascii());
-        if international && !self.capabilities.smtputf8 {
-            return Some(Failure::NeedsSmtputf8);
-        }
-        let limit = self.capabilities.max_size.filter(|limit| envelope.size > *limit)?;
-        Some(Failure::TooLarge { limit })
-    }
-
     fn command(&mut self, line: &str) {
         self.transcript.client(line);
         self.out.extend_from_slice(line.as_bytes());
         self.out.extend_from_slice(b"\r\n");
-    }
-}
-
-fn mail_command(envelope: &Envelope, offered: &Capabilities) -> String {
-    let mut line = format!("MAIL FROM:<{}>", envelope.reverse_path);
-    if offered.size {
-        let _ = write!(line, " SIZE={}", envelope.size);
-    }
-    if offered.eight_bit_mime && envelope.eight_bit {
-        line.push_str(" BODY=8BITMIME");
-    }
-    let international = envelope.smtputf8
-        || !envelope.reverse_path.is_ascii()
-        || envelope.recipients.iter().any(|r| !r.forward_path.is_ascii());
-    if offered.smtputf8 && international {
-        line.push_str(" SMTPUTF8");
-    }
-    if envelope.require_tls {
-        line.push_str(" REQUIRETLS");
-    }
-    if offered.dsn {
-        parameter(&mut line, "RET", &envelope.ret);
-        parameter(&mut line, "ENVID", &envelope.envid);
-    }
-    line
-}
-
-/// Parameters come from whoever submitted: one with a space or line end would be a command.
-fn parameter(line: &mut String, name: &str, value: &str) {
-    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic()) {
-        let _ = write!(line, " {name}={value}");
     }
 }

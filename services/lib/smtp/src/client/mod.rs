@@ -49,6 +49,7 @@ mod dot_stuffing;
 mod machine;
 mod outcome;
 mod reply_parser;
+mod transaction;
 
 pub use auth::Credentials;
 pub use capabilities::Capabilities;
