@@ -95,8 +95,11 @@ pub async fn claim(pool: &PgPool, recent: &Recent, request: ClaimRequest) -> Res
         .fetch_all(pool)
         .await
         .map_err(status)?;
-    if rows.len() < queue_ids.len() {
-        sqlx::query(PARK).bind(&queue_ids).bind(&numbers).execute(pool).await.map_err(status)?;
+    if rows.len() < queue_ids.len()
+        && let Err(e) = sqlx::query(PARK).bind(&queue_ids).bind(&numbers).execute(pool).await
+    {
+        // What was claimed must be told all the same.
+        tracing::warn!(error = %e, "mail for paused destinations is not put off");
     }
     let limit = usize::try_from(request.content_limit).unwrap_or_default();
     let contents = if limit == 0 { Vec::new() } else { contents(pool, recent, &rows, limit).await };
