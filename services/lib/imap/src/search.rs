@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use message::{Day, Structure, charset_to_utf8, decode_transfer, decode_words, fields, sent_day};
+use message::{Day, Part, PartKind, Structure, charset_to_utf8, decode_transfer, decode_words, fields, sent_day};
 
 use crate::{Flags, SequenceSet, UidRanges, View, date::day_of};
 
@@ -109,7 +109,16 @@ pub struct Facts<'a> {
     pub thread_id: &'a str,
     /// 0 means unknown.
     pub save_date_ms: i64,
-    texts: OnceCell<Vec<String>>,
+    texts: OnceCell<Texts>,
+}
+
+/// What there is to read in a message beside its own header.
+#[derive(Debug, Default)]
+struct Texts {
+    /// The headers of all parts and of messages inside, encoded words decoded.
+    headers: Vec<String>,
+    /// The texts of all parts, decoded.
+    bodies: Vec<String>,
 }
 
 impl<'a> Facts<'a> {
@@ -129,25 +138,47 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The text parts, decoded; made once, however many keys ask.
-    fn texts(&self) -> &[String] {
+    /// Made once, however many keys ask.
+    fn texts(&self) -> &Texts {
         self.texts.get_or_init(|| {
             let raw = [self.header, self.body].concat();
             let structure = Structure::parse(&raw);
-            let mut texts = Vec::new();
-            for part in structure.leaves() {
-                // A part's own header belongs to the body of the message.
-                if part.header_start > 0 {
-                    texts.push(decode_words(raw.get(part.header()).unwrap_or_default()));
-                }
-                if part.media.kind == "text" {
-                    let octets = decode_transfer(raw.get(part.body()).unwrap_or_default(), part.encoding.as_deref());
-                    let charset = part.media.parameter("charset").unwrap_or(b"utf-8");
-                    texts.push(charset_to_utf8(&octets, charset).into_owned());
+            let mut texts = Texts::default();
+            let mut todo = vec![&structure.root];
+            while let Some(part) = todo.pop() {
+                texts.take(part, &raw);
+                match &part.kind {
+                    PartKind::Leaf => {}
+                    PartKind::Multipart(children) => todo.extend(children),
+                    PartKind::Message(inner) => todo.push(&inner.root),
                 }
             }
             texts
         })
+    }
+}
+
+impl Texts {
+    fn take(&mut self, part: &Part, raw: &[u8]) {
+        // The message's own header is looked at field by field.
+        if part.header_start > 0 {
+            self.headers.push(decode_words(raw.get(part.header()).unwrap_or_default()));
+        }
+        // A delivery-status (RFC 3464) and its kin are written for people too.
+        if part.kind == PartKind::Leaf && matches!(part.media.kind.as_str(), "text" | "message") {
+            let octets = decode_transfer(raw.get(part.body()).unwrap_or_default(), part.encoding.as_deref());
+            let charset = part.media.parameter("charset").unwrap_or(b"utf-8");
+            self.bodies.push(charset_to_utf8(&octets, charset).into_owned());
+        }
+    }
+
+    fn body_has(&self, needle: &Needle) -> bool {
+        self.bodies.iter().any(|text| needle.is_in(text))
+    }
+
+    /// With MIME header fields (RFC 9051 §6.4.4, TEXT), which BODY does not look at.
+    fn has(&self, needle: &Needle) -> bool {
+        self.headers.iter().any(|text| needle.is_in(text)) || self.body_has(needle)
     }
 }
 
@@ -235,13 +266,13 @@ impl Key {
             Self::Header(name, needle) => {
                 fields(facts.header).any(|f| f.is(name) && needle.is_in(&decode_words(f.value)))
             }
-            Self::Body(needle) => facts.texts().iter().any(|text| needle.is_in(text)),
+            Self::Body(needle) => facts.texts().body_has(needle),
             Self::Text(needle) => {
                 let in_header = |f: message::Field<'_>| {
                     let line = facts.header.get(f.range).unwrap_or_default();
                     needle.is_in(&decode_words(line))
                 };
-                fields(facts.header).any(in_header) || facts.texts().iter().any(|text| needle.is_in(text))
+                fields(facts.header).any(in_header) || facts.texts().has(needle)
             }
             // What was there before SAVEDATE came is as old as its INTERNALDATE says.
             Self::Saved(date) => {
@@ -370,6 +401,30 @@ mod tests {
             "SEEN UNSEEN",
         ] {
             assert!(!matches(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_looks_into_every_header_and_body_into_none() {
+        let header = b"Subject: out\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n";
+        let body = b"--b\r\nContent-Type: multipart/alternative; boundary=c\r\nContent-Description: nested thing\r\n\r\n\
+            --c\r\nContent-Type: image/png; name=\"=?utf-8?q?gr=C3=BCn?=.png\"\r\n\r\nhidden\r\n--c--\r\n\
+            --b\r\nContent-Type: message/rfc822\r\nContent-Description: wrapped\r\n\r\nSubject: inmost\r\n\r\nwords\r\n\
+            --b\r\nContent-Type: message/delivery-status\r\n\r\nAction: failed\r\n--b--\r\n";
+        let flags = Flags::default();
+        let facts = Facts { header, body, ..Facts::new(7, &flags, 0, 0, 1) };
+        for (text, in_text, in_body) in [
+            ("\"nested thing\"", true, false),
+            ("gr\u{fc}n.png", true, false),
+            ("wrapped", true, false),
+            ("inmost", true, false),
+            ("words", true, true),
+            ("failed", true, true),
+            ("out", true, false),
+            ("hidden", false, false),
+        ] {
+            assert_eq!(key(&format!("TEXT {text}")).matches(&facts), in_text, "TEXT {text}");
+            assert_eq!(key(&format!("BODY {text}")).matches(&facts), in_body, "BODY {text}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use message::{Envelope, EnvelopeAddress, base_subject, decode_words, field, sent_time};
+use unicode_normalization::UnicodeNormalization as _;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SortKey {
@@ -60,7 +61,7 @@ enum Value {
 }
 
 /// Longer texts do not differ any more; bounds what a mailbox's keys cost.
-const MAX_KEY_CHARS: usize = 128;
+const MAX_KEY_CHARS: usize = 512;
 
 impl Sortable {
     /// `header` counts only as far as a criterion needs it.
@@ -95,9 +96,10 @@ pub(crate) fn sent_or_arrival(header: &[u8], arrival_ms: i64) -> i64 {
     field(header, "Date").and_then(sent_time).unwrap_or(arrival_ms)
 }
 
-/// i;unicode-casemap (RFC 5051), as far as sorting can tell.
+/// i;unicode-casemap (RFC 5051 §2), as far as sorting can tell: without case, and decomposed, so that
+/// accents stand with their letters.
 fn collated(text: &str) -> String {
-    text.chars().take(MAX_KEY_CHARS).flat_map(char::to_uppercase).collect()
+    text.chars().take(MAX_KEY_CHARS).flat_map(char::to_uppercase).nfkd().collect()
 }
 
 /// The local part of the first address (RFC 5256 §3); a group's name stands for the group.
@@ -148,5 +150,6 @@ mod tests {
         assert_eq!(order(&[(SortKey::From, false)]), [1, 2, 3]);
         assert_eq!(order(&[(SortKey::DisplayFrom, false)]), [2, 3, 1]);
         assert_eq!(order(&[(SortKey::To, true)]), [3, 1, 2]);
+        assert!(collated("Öl") < collated("ox") && collated("öl") == collated("O\u{308}L"), "an accent is no letter");
     }
 }

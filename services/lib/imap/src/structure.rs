@@ -76,7 +76,8 @@ fn write_multipart(part: &Part, children: &[Part], extended: bool, out: &mut Vec
     }
     if children.is_empty() {
         // The grammar knows no multipart without parts: an empty text stands for them.
-        out.extend_from_slice(b"(\"text\" \"plain\" NIL NIL NIL \"7bit\" 0 0)");
+        out.extend_from_slice(b"(\"text\" \"plain\" (\"charset\" \"us-ascii\") NIL NIL \"7bit\" 0 0");
+        out.extend_from_slice(if extended { b" NIL NIL NIL NIL)" } else { b")" });
     }
     out.push(b' ');
     string(out, part.media.subtype.as_bytes());
@@ -123,7 +124,7 @@ fn write_extension(part: &Part, out: &mut Vec<u8>) {
     out.push(b' ');
     match part.language.as_slice() {
         [] => out.extend_from_slice(b"NIL"),
-        [one] => string(out, one),
+        // A string would do for a single one; a list always does (RFC 9051 §9, body-fld-lang).
         many => {
             out.push(b'(');
             for (i, tag) in many.iter().enumerate() {
@@ -207,6 +208,6 @@ mod tests {
     #[test]
     fn a_multipart_without_parts_is_still_grammar() {
         let (_, body, _) = texts("Content-Type: multipart/mixed; boundary=b\n\nnothing");
-        assert_eq!(body, r#"(("text" "plain" NIL NIL NIL "7bit" 0 0) "mixed")"#);
+        assert_eq!(body, r#"(("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0) "mixed")"#);
     }
 }

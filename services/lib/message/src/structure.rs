@@ -276,17 +276,26 @@ impl Parser<'_> {
     }
 
     /// Which open multipart the line delimits, the innermost first, and whether it closes it.
+    ///
+    /// It is sufficient that a line begins with the boundary (RFC 2046 §5.1.1). One boundary may be
+    /// the beginning of another, so a line that is a boundary as a whole comes first, and then the
+    /// longest that it begins with.
     fn boundary_at(&self, line: &[u8]) -> Option<(usize, bool)> {
         let text = line.strip_prefix(b"--")?.trim_ascii_end();
+        let mut found: Option<(usize, bool)> = None;
+        let mut longest = 0;
         for (level, boundary) in self.boundaries.iter().enumerate().rev() {
-            // Whole lines are compared: one boundary may be the beginning of another.
             match text.strip_prefix(boundary.as_slice()) {
                 Some(b"") => return Some((level, false)),
                 Some(b"--") => return Some((level, true)),
+                Some(rest) if boundary.len() > longest => {
+                    longest = boundary.len();
+                    found = Some((level, rest.starts_with(b"--")));
+                }
                 _ => {}
             }
         }
-        None
+        found
     }
 
     fn describe(&mut self, header: Range<usize>, is_message: bool) -> Described {
