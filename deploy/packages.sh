@@ -77,6 +77,7 @@ case "${1:?demo, test, check, chart, images or bench}" in
         want offlineimap offlineimap3
         want dovecot dovecot-imapd
         want openssl openssl
+        /usr/bin/python3 -c 'import Milter' 2>/dev/null || need+=(python3-milter)
         ;;
     check)
         command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --debug
@@ -87,6 +88,7 @@ case "${1:?demo, test, check, chart, images or bench}" in
         want postfix postfix
         want dovecot dovecot-imapd
         [ -x /usr/lib/dovecot/lmtp ] || need+=(dovecot-lmtpd)
+        [ -x /usr/lib/dovecot/pop3 ] || need+=(dovecot-pop3d)
         ;;
     *)
         echo "unknown target $1" >&2

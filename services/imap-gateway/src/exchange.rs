@@ -41,6 +41,7 @@ impl Exchange {
             peer: peer.to_string(),
             service: "imap".into(),
             channel_binding: channel_binding.map(|b| b.to_vec()).unwrap_or_default().into(),
+            ..AuthenticateRequest::default()
         };
         requests.send(first).await.map_err(|_| gone())?;
         let answers = directory.authenticate(ReceiverStream::new(stream)).await?.into_inner();

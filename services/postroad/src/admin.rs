@@ -94,6 +94,13 @@ enum Account {
         #[arg(long, value_enum)]
         show: Option<Show>,
     },
+    /// How many recipients an account may send to in a day
+    Limit {
+        address: String,
+        /// 0 is what smtp-ingress has as limits.recipients_per_account
+        #[arg(long)]
+        daily_recipients: u64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -254,6 +261,16 @@ impl Account {
                 let lines = vec![format!("account {}: DELE means {dele}, POP3 shows {show}", account.address)];
                 return Ok(Answer { lines, document: account_document(&account) });
             }
+            Account::Limit { address, daily_recipients } => {
+                let request = admin::SetSendingLimitRequest { address, daily_recipients };
+                let account = client.set_sending_limit(request).await.map_err(refused)?.into_inner();
+                let limit = match account.daily_recipients {
+                    0 => "as many recipients a day as everybody".to_owned(),
+                    limit => format!("{limit} recipients a day"),
+                };
+                let lines = vec![format!("account {} may send to {limit}", account.address)];
+                return Ok(Answer { lines, document: account_document(&account) });
+            }
             Account::Remove { address } => {
                 let request = admin::DeleteAccountRequest { address: address.clone() };
                 client.delete_account(request).await.map_err(refused)?;
@@ -292,6 +309,7 @@ fn account_document(account: &admin::Account) -> Value {
         "disabled": account.disabled,
         "quota_bytes": account.quota_bytes,
         "used_bytes": account.used_bytes,
+        "daily_recipients": account.daily_recipients,
     })
 }
 

@@ -17,9 +17,9 @@ impl Checker {
         Self(AuthClient::new(channel))
     }
 
-    pub async fn verify(&self, parameters: VerifyParameters, content: &Bytes) -> Result<VerifyResponse, Status> {
+    pub async fn verify(&self, parameters: VerifyParameters, content: &[Bytes]) -> Result<VerifyResponse, Status> {
         let mut parameters = Some(parameters);
-        let requests: Vec<_> = chunks(std::slice::from_ref(content))
+        let requests: Vec<_> = chunks(content)
             .into_iter()
             .map(|content| VerifyRequest { parameters: parameters.take(), content })
             .collect();

@@ -2,7 +2,7 @@
 
 mod guards;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use address::Domain;
 use ipnet::IpNet;
@@ -10,7 +10,7 @@ use listener::ListenerConfig;
 use runtime::grpc::Peers;
 use serde::Deserialize;
 
-pub use guards::{Greylist, Limits, OverQuota, Scan};
+pub use guards::{Greylist, Limits, Milter, MilterAddress, OverQuota, Scan};
 
 /// Every key of the section `smtp-ingress`.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,6 +25,9 @@ pub struct Config {
     pub submission_listen: Option<SocketAddr>,
     /// Submission with implicit TLS, usually port 465. Needs `listener.tls_cert`.
     pub submissions_listen: Option<SocketAddr>,
+    /// PEM file of the CAs whose certificates submission clients are asked for. Who shows one logs in
+    /// with EXTERNAL as the address in it (subjectAltName, rfc822Name). Needs EXTERNAL in `mechanisms`.
+    pub client_ca: Option<PathBuf>,
     /// TLS, PROXY protocol and limits of all ports.
     pub listener: ListenerConfig,
     /// `mda`, for Directory and Spool.
@@ -88,6 +91,8 @@ pub struct Config {
     pub greylist: Option<Greylist>,
     /// Content scanning by Rspamd. Absent: nothing is scanned.
     pub scan: Option<Scan>,
+    /// Filters that speak the milter protocol, asked in this order.
+    pub milters: Vec<Milter>,
     pub runtime: runtime::Config,
 }
 
@@ -98,6 +103,7 @@ impl Default for Config {
             mx_listen: None,
             submission_listen: None,
             submissions_listen: None,
+            client_ca: None,
             listener: ListenerConfig::default(),
             mda: SocketAddr::from(([127, 0, 0, 1], 9400)).into(),
             auth_checker: SocketAddr::from(([127, 0, 0, 1], 9010)).into(),
@@ -133,6 +139,7 @@ impl Default for Config {
             dnsbl: Vec::new(),
             greylist: None,
             scan: None,
+            milters: Vec::new(),
             runtime: runtime::Config::default(),
         }
     }
@@ -191,6 +198,13 @@ impl runtime::ServiceConfig for Config {
                 return Err(format!("configuration key {key:?} = 0: expected at least 1"));
             }
         }
+        let offers_external = self.mechanisms.iter().any(|m| m.eq_ignore_ascii_case("EXTERNAL"));
+        if self.client_ca.is_some() != offers_external {
+            let (there, missing) = if offers_external { ("mechanisms", "client_ca") } else { ("client_ca", "mechanisms") };
+            return Err(format!(
+                "configuration key {there:?}: expected {missing:?} with it, because EXTERNAL needs a client's certificate"
+            ));
+        }
         self.validate_guards()?;
         // A message may occupy twice its size while it grows.
         if (self.max_bytes_in_flight as u64) < self.max_message_size.saturating_mul(2) {
@@ -217,6 +231,10 @@ mod tests {
         assert_eq!(mx.validate(), Ok(()));
         let no_tls = Config { submissions_listen: any, ..mx.clone() };
         assert!(no_tls.validate().is_err_and(|e| e.contains("tls_cert")));
+        let external = Config { mechanisms: vec!["EXTERNAL".into()], ..mx.clone() };
+        assert!(external.validate().is_err_and(|e| e.contains("client_ca")));
+        let external = Config { client_ca: Some("ca.pem".into()), ..external };
+        assert_eq!(external.validate(), Ok(()));
         let small = Config { max_bytes_in_flight: 60 << 20, ..mx.clone() };
         assert!(small.validate().is_err_and(|e| e.contains("max_bytes_in_flight")));
         assert!(Config { hostname: "a b".into(), ..mx }.validate().is_err());

@@ -105,6 +105,7 @@ impl Directory {
         mechanism: String,
         initial: Option<Vec<u8>>,
         peer: IpAddr,
+        tls: Option<&listener::TlsInfo>,
         channel_binding: Option<[u8; 32]>,
     ) -> Result<(Exchange, Progress), Status> {
         let (requests, stream) = mpsc::channel(1);
@@ -115,6 +116,7 @@ impl Directory {
             peer: peer.to_string(),
             service: "smtp".into(),
             channel_binding: channel_binding.map(|b| b.to_vec()).unwrap_or_default().into(),
+            certificate_addresses: tls.map(|t| t.client_addresses.clone()).unwrap_or_default(),
         };
         requests.try_send(first).map_err(|_| Status::internal("exchange"))?;
         let answers = self.client.clone().authenticate(ReceiverStream::new(stream)).await?.into_inner();

@@ -4,16 +4,17 @@
 //! Each is another system that may be away; mail does not stop for that, unless the operator
 //! wants it to (`scan.fail_open`). The metric `smtp_unguarded` tells how often.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use dns::{LookupError, Resolver};
 use proto::directory::Account;
 use queue::{Rate, Rates};
 
 use crate::{
-    config::{Config, Greylist, Limits},
+    config::{Config, Greylist, Limits, Milter},
+    content::Content,
+    filters::{Filters, Opening},
     metrics::Metrics,
     receive::Arrival,
     refusal::Refusal,
@@ -27,6 +28,7 @@ pub struct Guard {
     blocklists: Vec<String>,
     resolver: Option<Resolver>,
     scanner: Option<Scanner>,
+    milters: Vec<Arc<Milter>>,
     metrics: Metrics,
 }
 
@@ -44,6 +46,7 @@ impl Guard {
             blocklists: config.dnsbl.clone(),
             resolver,
             scanner: config.scan.clone().map(Scanner::new),
+            milters: config.milters.iter().cloned().map(Arc::new).collect(),
             metrics,
         })
     }
@@ -109,7 +112,7 @@ impl Guard {
     }
 
     /// What Rspamd thinks; `None` when it is not asked, or does not answer and need not.
-    pub async fn scan(&self, arrival: &Arrival<'_>, content: &Bytes) -> Result<Option<Scanned>, Refusal> {
+    pub async fn scan(&self, arrival: &Arrival<'_>, content: &Content) -> Result<Option<Scanned>, Refusal> {
         let Some(scanner) = &self.scanner else { return Ok(None) };
         match scanner.scan(arrival, content).await {
             Ok(scanned) => scanned.judge().map(Some),
@@ -122,6 +125,11 @@ impl Guard {
                 Ok(None)
             }
         }
+    }
+
+    /// The milters hear of a new message.
+    pub async fn filters(&self, opening: &Opening<'_>) -> Result<Filters, Refusal> {
+        Filters::begin(&self.milters, &self.metrics, opening).await
     }
 
     async fn count(&self, what: &str, whose: &str, rate: Option<Rate>) -> bool {

@@ -6,14 +6,16 @@
 //!   (465, TLS from the start), and the runtime's HTTP port.
 //! - **Peers**: `mda`'s Directory (who is who) and Spool (Accept), `auth-checker` (verdicts,
 //!   signatures). When one of them is away, clients hear 451 or 454 and come back. Redis, DNS
-//!   blocklists and Rspamd guard the door when they are configured; see `guard`.
+//!   blocklists, Rspamd and milters guard the door when they are configured; see `guard`.
 //! - **Scaling**: CPU; memory is bounded by `max_bytes_in_flight` and the connection limits.
 //! - **SIGTERM**: idle sessions hear 421, open transactions are finished.
 
 mod budget;
 mod checker;
 mod config;
+mod content;
 mod directory;
+mod filters;
 mod guard;
 mod headers;
 mod metrics;
@@ -75,13 +77,13 @@ pub struct Ingress {
 
 impl Ingress {
     pub fn bind(config: Config, service: &runtime::Service) -> anyhow::Result<Self> {
-        let tls = config.listener.tls().context("configuration key \"listener\"")?;
+        let encryption = Encryption::load(&config)?;
         let metrics = service.metrics(metrics::Metrics::register);
         let counters = service.metrics(listener::Metrics::register);
         let wanted = [
             (Role::Mx, config.mx_listen, None),
             (Role::Submission, config.submission_listen, None),
-            (Role::Submissions, config.submissions_listen, tls.clone()),
+            (Role::Submissions, config.submissions_listen, encryption.submission.clone()),
         ];
         let mut doors = Vec::new();
         for (role, address, implicit_tls) in wanted {
@@ -91,7 +93,7 @@ impl Ingress {
                 .with_context(|| format!("configuration key \"{}_listen\"", role.name()))?;
             doors.push((role, listener.with_metrics(counters.clone())));
         }
-        Ok(Self { doors, parts: session::Parts::new(config, tls, metrics)? })
+        Ok(Self { doors, parts: session::Parts::new(config, encryption, metrics)? })
     }
 
     /// Where a role listens, with the real port when port 0 was configured.
@@ -102,12 +104,36 @@ impl Ingress {
     pub async fn serve(self, service: runtime::Service) {
         let parts = Arc::new(self.parts);
         let doors = self.doors.into_iter().map(|(role, listener)| {
-            let (parts, offer) = (parts.clone(), Arc::new(offer(role, &parts.config, parts.tls.as_ref())));
+            let (parts, offer) = (parts.clone(), Arc::new(offer(role, &parts.config, parts.encryption.of(role))));
             listener.serve(service.shutdown.clone(), move |connection| {
                 session::run(connection, role, offer.clone(), parts.clone())
             })
         });
         futures::future::join_all(doors).await;
+    }
+}
+
+/// Only submission asks for client certificates: other mail servers would send theirs, from any CA,
+/// and could not go on.
+pub(crate) struct Encryption {
+    mx: Option<Tls>,
+    submission: Option<Tls>,
+}
+
+impl Encryption {
+    fn load(config: &Config) -> anyhow::Result<Self> {
+        let mx = config.listener.tls().context("configuration key \"listener\"")?;
+        let submission = match (&mx, &config.client_ca) {
+            (Some(tls), Some(file)) => {
+                Some(tls.asking_clients(file).context("configuration key \"client_ca\"")?)
+            }
+            _ => mx.clone(),
+        };
+        Ok(Self { mx, submission })
+    }
+
+    pub(crate) fn of(&self, role: Role) -> Option<&Tls> {
+        if role.is_submission() { self.submission.as_ref() } else { self.mx.as_ref() }
     }
 }
 

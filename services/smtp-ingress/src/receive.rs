@@ -17,6 +17,8 @@ use tracing::info;
 
 use crate::{
     Role, checker,
+    content::Content,
+    filters::Filters,
     headers::{self, Hop},
     refusal::Refusal,
     session::Parts,
@@ -39,7 +41,7 @@ pub struct Arrival<'a> {
     pub dialogue: Vec<String>,
 }
 
-/// What is to be stored, and what the door decided.
+/// What is to be stored, our own fields first, and what the door decided.
 struct Prepared {
     pieces: Vec<Bytes>,
     junk: bool,
@@ -48,30 +50,36 @@ struct Prepared {
 
 impl Parts {
     /// `Ok` means committed (Invariant 1).
-    pub async fn receive(&self, arrival: Arrival<'_>, content: Vec<u8>) -> Result<(), Refusal> {
+    pub async fn receive(&self, arrival: Arrival<'_>, content: Vec<Bytes>, filters: &mut Filters) -> Result<(), Refusal> {
         let at_ms = jiff::Timestamp::now().as_millisecond();
-        let content = Bytes::from(content);
-        let header = content.slice(..message::split(&content));
+        let content = Content::new(content).ok_or_else(Refusal::header_too_large)?;
+        let header = content.header();
         // RFC 5322 §2.2.3: it would be read as the end of a field of ours.
-        if matches!(content.first(), Some(b' ' | b'\t')) {
+        if matches!(header.first(), Some(b' ' | b'\t')) {
             return Err(Refusal::begins_folded());
         }
         if headers::is_loop(&header, self.config.max_hops) {
             return Err(Refusal::mail_loop());
         }
         let transaction = arrival.transaction;
-        if transaction.mail.binary && transaction.leaves_us() && smtp::server::is_binary(&content) {
+        let is_binary = || smtp::server::is_binary(content.pieces().iter().map(|piece| &piece[..]));
+        if transaction.mail.binary && transaction.leaves_us() && is_binary() {
             return Err(Refusal::binary_elsewhere());
         }
-        let prepared = match arrival.account {
+        let mut prepared = match arrival.account {
             Some(account) => self.submitted(&arrival, account, &header, &content).await?,
             None => self.incoming(&arrival, &header, &content).await?,
         };
+        let queue_id = transaction.queue_id.to_string();
+        let wanted = filters.message(&self.metrics, &content, &queue_id).await?;
+        prepared.junk |= wanted.is_junk;
+        // Below our own fields, above the message.
+        prepared.pieces.insert(1, wanted.fields.into());
         let mut envelope = arrival.transaction.envelope();
         envelope.account_id = arrival.account.map_or(0, |a| a.account_id);
         envelope.junk = prepared.junk;
         envelope.events =
-            [Some(received_event(&arrival, at_ms))].into_iter().chain(prepared.events).flatten().collect();
+            [Some(received_event(&arrival, at_ms))].into_iter().chain(prepared.events).chain([wanted.event]).flatten().collect();
         let trace_id = telemetry::trace_id(&envelope.traceparent).to_owned();
         self.spool.accept(envelope, &prepared.pieces).await.map_err(|status| {
             info!(mail.queue_id = %arrival.transaction.queue_id, error = %status, "not accepted");
@@ -93,7 +101,7 @@ impl Parts {
 
     /// Mail from anybody for us: a verdict decides before we take responsibility, so that
     /// a refusal stays in the session and bothers no innocent third.
-    async fn incoming(&self, arrival: &Arrival<'_>, header: &Bytes, content: &Bytes) -> Result<Prepared, Refusal> {
+    async fn incoming(&self, arrival: &Arrival<'_>, header: &Bytes, content: &Content) -> Result<Prepared, Refusal> {
         if self.config.trace_from.iter().any(|network| network.contains(&arrival.peer)) {
             let claimed = message::field(header, telemetry::TRACE_HEADER).and_then(|v| std::str::from_utf8(v).ok());
             telemetry::link_to(&arrival.transaction.span, claimed.unwrap_or_default());
@@ -104,7 +112,7 @@ impl Parts {
             reverse_path: arrival.transaction.reverse_path(),
             authserv_id: self.config.hostname.clone(),
         };
-        let verdict = self.checker.verify(parameters, content).await.map_err(|s| Refusal::of_status(&s))?;
+        let verdict = self.checker.verify(parameters, content.pieces()).await.map_err(|s| Refusal::of_status(&s))?;
         let mut junk = checker::judge(&verdict)?;
         let scanned = self.guard.scan(arrival, content).await?;
         junk |= scanned.as_ref().is_some_and(|s| s.is_junk);
@@ -114,7 +122,7 @@ impl Parts {
             prefix.push_str("\r\n");
         }
         let cleaned = headers::without_forged_results(header, &self.config.hostname);
-        let pieces = assemble(prefix, cleaned, header.len(), content);
+        let pieces = assemble(prefix, cleaned, content);
         Ok(Prepared { pieces, junk, events: [Some(verdict_event(&verdict)), scanned.map(|s| s.event)] })
     }
 
@@ -124,7 +132,7 @@ impl Parts {
         arrival: &Arrival<'_>,
         account: &Account,
         header: &Bytes,
-        content: &Bytes,
+        content: &Content,
     ) -> Result<Prepared, Refusal> {
         let mut scanned = None;
         let from = message::from_addresses(header);
@@ -147,7 +155,7 @@ impl Parts {
             Cow::Borrowed(_) => kept,
             Cow::Owned(cleaned) => Cow::Owned(cleaned),
         };
-        let mut pieces = assemble(added, kept, header.len(), content);
+        let mut pieces = assemble(added, kept, content);
         let signature = self.checker.sign(first.domain().as_str(), &pieces).await;
         let mut prefix = self.received_field(arrival);
         prefix.push_str(&signature.map_err(|s| Refusal::of_status(&s))?);
@@ -172,11 +180,11 @@ impl Parts {
 }
 
 /// What comes first, then the message; the content is only copied where its header changed.
-fn assemble(prefix: String, header: Cow<'_, [u8]>, header_length: usize, content: &Bytes) -> Vec<Bytes> {
+fn assemble(prefix: String, header: Cow<'_, [u8]>, content: &Content) -> Vec<Bytes> {
     let mut pieces = vec![Bytes::from(prefix)];
     match header {
-        Cow::Borrowed(_) => pieces.push(content.clone()),
-        Cow::Owned(header) => pieces.extend([Bytes::from(header), content.slice(header_length..)]),
+        Cow::Borrowed(_) => pieces.extend_from_slice(content.pieces()),
+        Cow::Owned(header) => pieces.extend(std::iter::once(Bytes::from(header)).chain(content.body())),
     }
     pieces
 }
@@ -239,10 +247,10 @@ mod tests {
 
     #[test]
     fn an_unchanged_header_copies_nothing() {
-        let content = Bytes::from_static(b"A: b\r\n\r\nbody");
-        let pieces = assemble("P: q\r\n".into(), Cow::Borrowed(b"A: b\r\n\r\n"), 8, &content);
-        assert_eq!(pieces[1].as_ptr(), content.as_ptr());
-        let pieces = assemble(String::new(), Cow::Owned(b"\r\n".to_vec()), 8, &content);
+        let content = Content::new(vec![Bytes::from_static(b"A: b\r\n\r\nbody")]).expect("small");
+        let pieces = assemble("P: q\r\n".into(), Cow::Borrowed(b"A: b\r\n\r\n"), &content);
+        assert_eq!(pieces[1].as_ptr(), content.pieces()[0].as_ptr());
+        let pieces = assemble(String::new(), Cow::Owned(b"\r\n".to_vec()), &content);
         assert_eq!(pieces.concat(), b"\r\nbody");
     }
 

@@ -71,6 +71,17 @@ impl Refusal {
         refusal("spam", 550, (5, 7, 1), "Message content is refused as spam")
     }
 
+    /// A filter said no without a word of its own.
+    pub fn filtered() -> Self {
+        refusal("filtered", 550, (5, 7, 1), "Refused by a filter")
+    }
+
+    pub fn filtered_with(said: milter::Rejection) -> Self {
+        let class = if said.code < 500 { 4 } else { 5 };
+        let text = if said.text.is_empty() { "Refused by a filter" } else { &said.text };
+        refusal("filtered", said.code, said.enhanced.unwrap_or((class, 7, 1)), text)
+    }
+
     pub fn scan_deferred() -> Self {
         refusal("scan_deferred", 451, (4, 7, 1), "Message cannot be taken now, try again later")
     }
@@ -104,6 +115,10 @@ impl Refusal {
     /// Its first line would continue a field that we prepend.
     pub fn begins_folded() -> Self {
         refusal("malformed", 554, (5, 6, 0), "Message begins with a continuation line")
+    }
+
+    pub fn header_too_large() -> Self {
+        refusal("header_too_large", 552, (5, 3, 4), "Message header is too large")
     }
 
     /// RFC 5321 §6.3.
@@ -147,6 +162,15 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filters_words_are_the_reply() {
+        let said = |code, enhanced, text: &str| {
+            Refusal::filtered_with(milter::Rejection { code, enhanced, text: text.into() }).reply.to_string()
+        };
+        assert_eq!(said(554, Some((5, 6, 0)), "no\r\n250 ok"), "554 5.6.0 no??250 ok");
+        assert_eq!(said(451, None, ""), "451 4.7.1 Refused by a filter");
+    }
 
     #[test]
     fn what_may_pass_is_never_permanent() {

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited, StreamBody};
 use hyper::{
     Request, Uri,
-    header::{HeaderName, HeaderValue},
+    body::Frame,
+    header::{CONTENT_LENGTH, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
 use proto::spool::Event;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{config::Scan, receive::Arrival, refusal::Refusal};
+use crate::{config::Scan, content::Content, receive::Arrival, refusal::Refusal};
 
 const MAX_ANSWER: usize = 1 << 20;
 
@@ -53,18 +53,20 @@ impl Scanner {
         self.config.fail_open
     }
 
-    pub async fn scan(&self, arrival: &Arrival<'_>, content: &Bytes) -> anyhow::Result<Scanned> {
+    pub async fn scan(&self, arrival: &Arrival<'_>, content: &Content) -> anyhow::Result<Scanned> {
         let limit = Duration::from_secs(self.config.timeout_seconds);
         let answer = tokio::time::timeout(limit, self.ask(arrival, content)).await.context("no answer in time")??;
         Ok(scanned(answer))
     }
 
-    async fn ask(&self, arrival: &Arrival<'_>, content: &Bytes) -> anyhow::Result<Answer> {
+    async fn ask(&self, arrival: &Arrival<'_>, content: &Content) -> anyhow::Result<Answer> {
         let host = self.uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let tcp = tokio::net::TcpStream::connect((host, self.uri.port_u16().unwrap_or(80))).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
         let driver = tokio::spawn(connection);
-        let mut request = Request::post("/checkv2").body(Full::new(content.clone()))?;
+        let pieces = content.pieces().to_vec().into_iter().map(|piece| Ok::<_, std::convert::Infallible>(Frame::data(piece)));
+        let body = StreamBody::new(futures::stream::iter(pieces));
+        let mut request = Request::post("/checkv2").header(CONTENT_LENGTH, content.len()).body(body)?;
         let mut add = |name: &'static str, value: &str| {
             // What is no header value, such as an address in UTF-8, Rspamd does without.
             if let Ok(value) = HeaderValue::from_str(value) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use listener::{Connection, Stream, Tls, TlsInfo};
+use listener::{Connection, Stream, TlsInfo};
 use proto::directory::Account;
 use smtp::{
     Reply,
@@ -23,10 +23,11 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    Config, Role,
+    Config, Encryption, Role,
     budget::{Budget, Reservation},
     checker::Checker,
     directory::{Directory, Exchange},
+    filters::Filters,
     guard::Guard,
     metrics::Metrics,
     pace::Pace,
@@ -45,7 +46,7 @@ const TARPIT_STEPS: u32 = 10;
 /// What all sessions share.
 pub struct Parts {
     pub config: Config,
-    pub tls: Option<Tls>,
+    pub encryption: Encryption,
     pub directory: Directory,
     pub checker: Checker,
     pub spool: Spool,
@@ -56,7 +57,7 @@ pub struct Parts {
 
 impl Parts {
     /// Must be called inside a tokio runtime: the channels look up their peers.
-    pub fn new(config: Config, tls: Option<Tls>, metrics: Metrics) -> anyhow::Result<Self> {
+    pub fn new(config: Config, encryption: Encryption, metrics: Metrics) -> anyhow::Result<Self> {
         let seconds = Duration::from_secs;
         let channel = |peers, patience| runtime::grpc::channel(peers, seconds(patience));
         Ok(Self {
@@ -70,7 +71,7 @@ impl Parts {
             spool: Spool::new(channel(&config.mda, config.accept_seconds)),
             budget: Budget::new(config.max_bytes_in_flight),
             config,
-            tls,
+            encryption,
             metrics,
         })
     }
@@ -92,15 +93,14 @@ pub async fn run(connection: Connection, role: Role, offer: Arc<Offer>, parts: A
         account: None,
         exchange: None,
         transaction: None,
+        filters: Filters::default(),
         blocklisted: None,
         reservation: Reservation::default(),
         pace: Pace::default(),
         tarpitted: 0,
         parts,
     };
-    if driver.tls.as_ref().is_some_and(|t| t.channel_binding.is_some()) {
-        driver.session.offer_channel_binding();
-    }
+    driver.offer_what_tls_gives();
     if let Err(refusal) = driver.admit().await {
         let reply = driver.refuse(refusal);
         driver.session = Session::turned_away(offer, driver.tls.is_some(), &reply);
@@ -126,6 +126,8 @@ struct Driver {
     account: Option<Account>,
     exchange: Option<Exchange>,
     transaction: Option<Transaction>,
+    /// Of the transaction.
+    filters: Filters,
     /// The blocklist that has the client, once it was asked.
     blocklisted: Option<Option<String>>,
     reservation: Reservation,
@@ -243,18 +245,27 @@ impl Driver {
     }
 
     async fn start_tls(&mut self) -> io::Result<()> {
-        let (Some(stream), Some(tls)) = (self.stream.take(), &self.parts.tls) else {
+        let (Some(stream), Some(tls)) = (self.stream.take(), self.parts.encryption.of(self.role)) else {
             return Err(io::ErrorKind::Unsupported.into());
         };
         let (stream, info) = stream.starttls(tls).await?;
         self.parts.metrics.encrypted(self.role, &info);
         self.session.tls_started();
-        if info.channel_binding.is_some() {
-            self.session.offer_channel_binding();
-        }
         self.stream = Some(stream);
         self.tls = Some(info);
+        self.offer_what_tls_gives();
         Ok(())
+    }
+
+    /// Mechanisms that stand on the TLS connection.
+    fn offer_what_tls_gives(&mut self) {
+        let Some(tls) = &self.tls else { return };
+        if tls.channel_binding.is_some() {
+            self.session.offer_channel_binding();
+        }
+        if !tls.client_addresses.is_empty() {
+            self.session.offer_external();
+        }
     }
 
     /// Content that arrives is booked before more of it is read.

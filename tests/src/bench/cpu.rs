@@ -19,15 +19,7 @@ impl Usage {
     /// Of some processes and everything below them.
     pub fn of_trees(roots: &[u32]) -> Self {
         let all = processes();
-        let mut tree = BTreeSet::from_iter(roots.iter().copied());
-        loop {
-            let below = all.iter().filter(|(_, p)| tree.contains(&p.parent)).map(|(id, _)| *id);
-            let grown: BTreeSet<u32> = below.chain(tree.iter().copied()).collect();
-            if grown.len() == tree.len() {
-                break;
-            }
-            tree = grown;
-        }
+        let tree = below(roots, &all);
         let mut usage = Self::default();
         for process in tree.iter().filter_map(|id| all.get(id)) {
             *usage.0.entry(process.name.clone()).or_default() += process.ms;
@@ -52,6 +44,23 @@ impl Usage {
         let mut names: Vec<(&str, f64)> = self.0.iter().map(|(name, ms)| (name.as_str(), *ms)).collect();
         names.sort_by(|a, b| b.1.total_cmp(&a.1));
         names
+    }
+}
+
+/// Some processes and everything below them.
+pub fn tree(roots: &[u32]) -> BTreeSet<u32> {
+    below(roots, &processes())
+}
+
+fn below(roots: &[u32], all: &BTreeMap<u32, Process>) -> BTreeSet<u32> {
+    let mut tree = BTreeSet::from_iter(roots.iter().copied());
+    loop {
+        let below = all.iter().filter(|(_, p)| tree.contains(&p.parent)).map(|(id, _)| *id);
+        let grown: BTreeSet<u32> = below.chain(tree.iter().copied()).collect();
+        if grown.len() == tree.len() {
+            return tree;
+        }
+        tree = grown;
     }
 }
 

@@ -1,12 +1,16 @@
-//! `make bench`: the same mail into Postroad and into Postfix with Dovecot, side by side.
+//! `make bench`: the same mail into Postroad and into Postfix with Dovecot, side by side, and out of both.
 //!
 //! How it is measured, and what the figures mean: docs/benchmarks.md.
 
 pub mod cpu;
+pub mod dovecot;
+pub mod line;
 pub mod mail;
+pub mod memory;
 pub mod peer;
 pub mod relay;
 pub mod report;
+pub mod retrieval;
 pub mod run;
 pub mod sender;
 pub mod subject;

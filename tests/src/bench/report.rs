@@ -63,8 +63,8 @@ pub fn line(name: &str, measure: &Measure) -> String {
 }
 
 /// JSON lines; `ratio` above 1 is always good for us.
-pub fn write(file: &Path, pairs: &[Pair]) -> std::io::Result<()> {
-    let mut text = String::new();
+pub fn write(file: &Path, pairs: &[Pair], more: &[serde_json::Value]) -> std::io::Result<()> {
+    let mut text: String = more.iter().map(|line| format!("{line}\n")).collect();
     for pair in pairs {
         let (peer, ours) = (&pair.peer, &pair.ours);
         for (name, peer, ours, unit, ratio) in [

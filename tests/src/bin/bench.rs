@@ -1,17 +1,17 @@
-//! `make bench`: how fast mail comes in, beside Postfix and Dovecot (docs/benchmarks.md).
+//! `make bench`: how fast mail comes in and out, beside Postfix and Dovecot (docs/benchmarks.md).
 //!
-//! `bench [--quick] [--sessions N] [--only postroad|peer|relay]`. Ends well unless something failed;
+//! `bench [--quick] [--sessions N] [--only postroad|peer|relay|reading|reading-postroad]`. Ends well unless something failed;
 //! no figure is a failure.
 
 #![allow(clippy::print_stdout, reason = "its figures are its output")]
 
 use std::{process::ExitCode, sync::Arc};
 
-use tests::bench::{Measure, Run, Size, Subject, mail::Text, measure, peer, relay, report, subject};
+use tests::bench::{Measure, Run, Size, Subject, mail::Text, measure, peer, relay, report, retrieval, subject};
 
 const SIZES: [Size; 3] =
     [Size { bytes: 1_000, count: 3_000 }, Size { bytes: 10_000, count: 2_000 }, Size { bytes: 100_000, count: 500 }];
-const USAGE: &str = "usage: bench [--quick] [--sessions N] [--only postroad|peer|relay]";
+const USAGE: &str = "usage: bench [--quick] [--sessions N] [--only postroad|peer|relay|reading|reading-postroad]";
 
 struct Options {
     quick: bool,
@@ -19,21 +19,37 @@ struct Options {
     peer: bool,
     postroad: bool,
     relay: bool,
+    reading: bool,
+    /// Dovecot beside it.
+    reading_peer: bool,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Self> {
-        let mut options = Self { quick: false, sessions: 20, peer: true, postroad: true, relay: true };
+        let mut options = Self {
+            quick: false,
+            sessions: 20,
+            peer: true,
+            postroad: true,
+            relay: true,
+            reading: true,
+            reading_peer: true,
+        };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--quick" => options.quick = true,
                 "--sessions" => options.sessions = arguments.next()?.parse().ok().filter(|n| (1..=40).contains(n))?,
-                "--only" => match arguments.next()?.as_str() {
-                    "postroad" => (options.peer, options.relay) = (false, false),
-                    "peer" => (options.postroad, options.relay) = (false, false),
-                    "relay" => (options.peer, options.postroad) = (false, false),
-                    _ => return None,
-                },
+                "--only" => {
+                    let only = arguments.next()?;
+                    options.peer = only == "peer";
+                    options.postroad = only == "postroad";
+                    options.relay = only == "relay";
+                    options.reading = matches!(only.as_str(), "reading" | "reading-postroad");
+                    options.reading_peer = only == "reading";
+                    if !(options.peer || options.postroad || options.relay || options.reading) {
+                        return None;
+                    }
+                }
                 _ => return None,
             }
         }
@@ -54,8 +70,15 @@ async fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let run = Run { text: Arc::new(Text::generate()), sessions: options.sessions };
+    let part = if options.quick { 10 } else { 1 };
     if options.relay {
-        println!("{}", relay::compare(&run, if options.quick { 10 } else { 1 }).await);
+        println!("{}", relay::compare(&run, part).await);
+    }
+    let mut lines = Vec::new();
+    if options.reading {
+        let (table, figures) = retrieval::compare(&run, part, options.reading_peer).await;
+        println!("{table}");
+        lines = figures;
     }
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
     if options.peer {
@@ -70,9 +93,11 @@ async fn main() -> ExitCode {
         let processors = std::thread::available_parallelism().map_or(0, usize::from);
         println!("\nInbound delivery, {} sessions, {processors} CPUs; ratios above 1 are ours\n", run.sessions);
         println!("{}", report::table("Postfix + Dovecot", "Postroad", &pairs));
+    }
+    if !pairs.is_empty() || !lines.is_empty() {
         let build = std::env::current_exe().expect("a path");
         let file = build.ancestors().nth(2).expect("target/release/bench").join("bench.jsonl");
-        report::write(&file, &pairs).expect("the target directory can be written");
+        report::write(&file, &pairs, &lines).expect("the target directory can be written");
         println!("written to {}", file.display());
     }
     ExitCode::SUCCESS

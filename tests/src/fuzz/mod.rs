@@ -18,7 +18,7 @@ use generator::Generator;
 /// A target reads an input; it panics when a property does not hold.
 type Target = fn(&mut Generator, &[u8]);
 
-const TARGETS: [(&str, Target); 9] = [
+const TARGETS: [(&str, Target); 10] = [
     ("smtp session", smtp_targets::session),
     ("smtp end of data", smtp_targets::end_of_data),
     ("smtp chunks", smtp_targets::chunks),
@@ -28,6 +28,7 @@ const TARGETS: [(&str, Target); 9] = [
     ("message", targets::message),
     ("imap", targets::imap),
     ("pop3", targets::pop3),
+    ("milter", targets::milter),
 ];
 /// An input that takes longer than this has found a way to burn our CPU.
 const SLOW: Duration = Duration::from_secs(2);

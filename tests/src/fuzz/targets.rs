@@ -35,6 +35,7 @@ pub fn sasl(generator: &mut Generator, input: &[u8]) {
                 assert!(!login.authcid.is_empty() && !login.password.is_empty());
                 return;
             }
+            Step::CheckCertificate { authzid } => return assert!(!authzid.contains('\0')),
             Step::Failed(_) => return,
         };
     }
@@ -69,4 +70,32 @@ pub fn pop3(_: &mut Generator, input: &[u8]) {
         let _ = pop3::Command::parse(line);
     }
     let _ = pop3::surrogate(input);
+}
+
+/// A filter's octets, in whatever pieces: what it adds stays one field, what it says one reply.
+pub fn milter(generator: &mut Generator, input: &[u8]) {
+    let mut whole = Vec::new();
+    let mut packet = vec![0; 4];
+    packet.extend_from_slice(&[b"achirqyO+"[generator.below(9)]]);
+    packet.extend_from_slice(input.get(..generator.below(input.len() + 1)).unwrap_or_default());
+    let length = u32::try_from(packet.len() - 4).unwrap_or_default();
+    packet[..4].copy_from_slice(&length.to_be_bytes());
+    for pieces in [vec![&packet[..]], generator.pieces(&packet)] {
+        let mut client = milter::Client::new();
+        let mut buffer = bytes::BytesMut::new();
+        let mut answer = Ok(None);
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            if answer == Ok(None) {
+                answer = client.answer(&mut buffer);
+            }
+        }
+        if let Ok(Some(milter::Answer::Add(field))) = &answer {
+            let text = format!("{}: {}\r\n\r\n", field.name, field.value);
+            assert_eq!(message::fields(text.as_bytes()).count(), 1, "{text:?}");
+            assert_eq!(message::split(text.as_bytes()), text.len(), "{text:?}");
+        }
+        whole.push(answer);
+    }
+    assert_eq!(whole.first(), whole.last());
 }

@@ -19,6 +19,7 @@
 //! ```
 
 mod config;
+mod identity;
 mod limits;
 mod metrics;
 mod proxy;

@@ -9,10 +9,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     client::verify_server_name,
     crypto::CryptoProvider,
-    server::{ClientHello, ParsedCertificate, ResolvesServerCert},
+    server::{
+        ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier,
+    },
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject};
@@ -20,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
-use crate::{CertificateFiles, Stream};
+use crate::{CertificateFiles, Stream, identity};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
@@ -47,6 +49,8 @@ pub enum TlsError {
     },
     #[error("TLS cannot be set up")]
     Setup(#[from] rustls::Error),
+    #[error("client certificates cannot be checked")]
+    Clients(#[from] rustls::server::VerifierBuilderError),
 }
 
 /// What was negotiated, in the words of a `Received:` field.
@@ -60,6 +64,8 @@ pub struct TlsInfo {
     pub sni: Option<String>,
     /// What SASL binds to (RFC 9266, tls-exporter); TLS 1.3 only, where it is always safe.
     pub channel_binding: Option<[u8; 32]>,
+    /// The mail addresses that the client's certificate vouches for; only with [`Tls::asking_clients`].
+    pub client_addresses: Vec<String>,
 }
 
 /// The server's side of TLS: cheap to clone, always with the newest certificates.
@@ -84,11 +90,38 @@ impl Tls {
         let keys = load_all(&files, &provider)?;
         let certificates =
             Arc::new(Certificates { files, provider: provider.clone(), keys: ArcSwap::from_pointee(keys) });
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(certificates.clone());
         tokio::spawn(watch(Arc::downgrade(&certificates), stamp));
+        Self::with(certificates, None)
+    }
+
+    /// The same certificates, and a client is asked for one of its own from the CAs in `file` (PEM).
+    /// It need not have one, but a wrong one ends its handshake.
+    pub fn asking_clients(&self, file: &Path) -> Result<Self, TlsError> {
+        let unreadable = |source| TlsError::Read { path: file.to_owned(), source };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(file).map_err(unreadable)? {
+            roots.add(certificate.map_err(unreadable)?)?;
+        }
+        if roots.is_empty() {
+            return Err(TlsError::NoCertificate { path: file.to_owned() });
+        }
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots.into(), self.certificates.provider.clone())
+                .allow_unauthenticated()
+                .build()?;
+        Self::with(self.certificates.clone(), Some(verifier))
+    }
+
+    fn with(certificates: Arc<Certificates>, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<Self, TlsError> {
+        let builder = ServerConfig::builder_with_provider(certificates.provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let builder = match clients {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(certificates.clone());
+        // Sessions are resumed from what the client keeps, so that they cost us no memory (RFC 5077).
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificates })
     }
 
@@ -115,6 +148,10 @@ impl Tls {
             version,
             cipher: cipher.replacen("TLS13_", "TLS_", 1),
             sni: connection.server_name().map(str::to_owned),
+            client_addresses: connection
+                .peer_certificates()
+                .and_then(<[_]>::first)
+                .map_or_else(Vec::new, |certificate| identity::addresses(certificate)),
         };
         Ok((Stream::Tls(Box::new(stream)), info))
     }

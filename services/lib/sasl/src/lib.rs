@@ -1,6 +1,6 @@
 //! Simple Authentication and Security Layer (RFC 4422), the server's side of a login.
 //!
-//! PLAIN, LOGIN, SCRAM-SHA-256 with and without channel binding, OAUTHBEARER and XOAUTH2.
+//! PLAIN, LOGIN, SCRAM-SHA-256 with and without channel binding, OAUTHBEARER, XOAUTH2 and EXTERNAL.
 //! A state machine over raw bytes: the protocol around it (SMTP, IMAP, POP3) does the base64,
 //! the directory verifies passwords and tokens. `*` cancels are the protocol's, too.
 //!

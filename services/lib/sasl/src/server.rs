@@ -22,6 +22,8 @@ pub enum Mechanism {
     ScramSha256Plus,
     /// RFC 7628.
     OauthBearer,
+    /// RFC 4422 Appendix A: the client's certificate has said it.
+    External,
     /// What came before it; many clients know nothing else.
     Xoauth2,
 }
@@ -31,8 +33,15 @@ pub enum Mechanism {
 pub struct UnknownMechanism;
 
 impl Mechanism {
-    pub const ALL: [Self; 6] =
-        [Self::ScramSha256Plus, Self::ScramSha256, Self::Plain, Self::Login, Self::OauthBearer, Self::Xoauth2];
+    pub const ALL: [Self; 7] = [
+        Self::External,
+        Self::ScramSha256Plus,
+        Self::ScramSha256,
+        Self::Plain,
+        Self::Login,
+        Self::OauthBearer,
+        Self::Xoauth2,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -41,6 +50,7 @@ impl Mechanism {
             Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
             Self::OauthBearer => "OAUTHBEARER",
+            Self::External => "EXTERNAL",
             Self::Xoauth2 => "XOAUTH2",
         }
     }
@@ -84,6 +94,8 @@ pub enum Step {
     Proven,
     /// Accept it exactly if the token is good; else go on with [`Server::token_refused`].
     CheckToken(Bearer),
+    /// Accept it exactly if the client's certificate is for `authzid`, or for somebody when that is empty.
+    CheckCertificate { authzid: String },
     /// The exchange is broken; nothing to verify.
     Failed(Reason),
 }
@@ -123,6 +135,7 @@ enum State {
         read: fn(&[u8]) -> Option<Bearer>,
     },
     BearerChecked,
+    External,
     /// The client has the reason; whatever it says ends the exchange (RFC 7628 §3.2.3).
     BearerRefused,
     Finished,
@@ -145,6 +158,7 @@ impl Server {
             Mechanism::ScramSha256 => (scram(false), b""),
             Mechanism::ScramSha256Plus => (scram(true), b""),
             Mechanism::OauthBearer => (State::Bearer { read: bearer::oauthbearer }, b""),
+            Mechanism::External => (State::External, b""),
             Mechanism::Xoauth2 => (State::Bearer { read: bearer::xoauth2 }, b""),
         };
         let mut server = Self(state);
@@ -177,6 +191,7 @@ impl Server {
             State::ScramEnd => (State::Finished, Step::Failed(Reason::Malformed)),
             State::BearerRefused => (State::Finished, Step::Failed(Reason::Wrong)),
             State::Plain => (State::Finished, plain(response)),
+            State::External => (State::Finished, external(response)),
             State::LoginName => match text(response) {
                 Some(authcid) => (State::LoginPassword { authcid }, Step::Challenge(b"Password:".to_vec())),
                 None => (State::Finished, Step::Failed(Reason::Malformed)),
@@ -228,6 +243,15 @@ fn plain(response: &[u8]) -> Step {
     }
 }
 
+/// `extern-resp = *( UTF8-char-no-nul )` (RFC 4422 Appendix A.1).
+fn external(response: &[u8]) -> Step {
+    match text(response) {
+        Some(authzid) => Step::CheckCertificate { authzid },
+        None if response.is_empty() => Step::CheckCertificate { authzid: String::new() },
+        None => Step::Failed(Reason::Malformed),
+    }
+}
+
 /// UTF-8, not empty, without NUL.
 fn text(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?;
@@ -250,6 +274,18 @@ mod tests {
         let (mut server, step) = Server::start(Mechanism::Plain, None);
         assert_eq!(step, Step::Challenge(Vec::new()));
         assert_eq!(server.step(b"Ursel\0Kurt\0xipj3plmq"), verify("Ursel", "Kurt", "xipj3plmq"));
+    }
+
+    #[test]
+    fn external_names_somebody_or_nobody() {
+        let check = |authzid: &str| Step::CheckCertificate { authzid: authzid.into() };
+        assert_eq!(Server::start(Mechanism::External, Some(b"")).1, check(""));
+        assert_eq!(Server::start(Mechanism::External, Some(b"bob@x.example")).1, check("bob@x.example"));
+        let (mut server, step) = Server::start(Mechanism::External, None);
+        assert_eq!(step, Step::Challenge(Vec::new()));
+        assert_eq!(server.step(b"bob"), check("bob"));
+        assert_eq!(server.step(b"eve"), Step::Failed(Reason::Finished));
+        assert_eq!(Server::start(Mechanism::External, Some(b"a\0b")).1, Step::Failed(Reason::Malformed));
     }
 
     #[test]

@@ -211,7 +211,7 @@ fn binary_content_needs_chunks_and_may_hold_anything() {
     world.send(&[b"BDAT 262 LAST\r\n", &content[..]].concat());
     assert_eq!(world.output, "250 2.0.0 Ok: queued as QID\r\n");
     assert_eq!(world.messages, [content]);
-    assert!(is_binary(&world.messages[0]) && world.mail.unwrap().binary);
+    assert!(is_binary([&world.messages[0][..]]) && world.mail.unwrap().binary);
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn temporary_trouble_is_not_held_against_the_client() {
 fn only_a_commit_produces_a_250() {
     let mut world = mx().play(TRANSACTION);
     world.input.extend_from_slice(b"x\r\n.\r\n");
-    assert_eq!(world.session.next(&mut world.input), Effect::Message(b"x\r\n".to_vec()));
+    assert_eq!(world.session.next(&mut world.input), Effect::Message(vec![b"x\r\n".as_slice().into()]));
     assert_eq!(world.session.next(&mut world.input), Effect::Read, "nothing is said before the commit");
     // Reports that nobody asked for are no commit either.
     world.session.sender_accepted();

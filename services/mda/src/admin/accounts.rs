@@ -20,6 +20,7 @@ struct Row {
     used_bytes: i64,
     pop3_dele: String,
     pop3_show: String,
+    daily_recipients: i64,
 }
 
 impl From<Row> for Account {
@@ -31,6 +32,7 @@ impl From<Row> for Account {
             quota_bytes: ids::unsigned(row.quota_bytes),
             used_bytes: ids::unsigned(row.used_bytes),
             pop3: Some(super::pop3::from_row(&row.pop3_dele, &row.pop3_show)),
+            daily_recipients: ids::unsigned(row.daily_recipients),
         }
     }
 }
@@ -107,7 +109,7 @@ pub async fn set_disabled(pool: &PgPool, address: &Address, disabled: bool) -> R
 }
 
 const ACCOUNTS: &str = "
-select id, address, disabled, quota_bytes, pop3_dele, pop3_show,
+select id, address, disabled, quota_bytes, pop3_dele, pop3_show, daily_recipients,
        (select coalesce(sum(size), 0)::bigint from mailboxes m where m.account_id = a.id) as used_bytes
 from accounts a";
 

@@ -7,6 +7,7 @@ mod domains;
 mod pause;
 mod pop3;
 mod queue;
+mod sending;
 
 use address::{Address, Domain};
 use proto::admin::{
@@ -16,7 +17,7 @@ use proto::admin::{
     ListAliasesRequest, ListAliasesResponse, ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest,
     ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse, PauseDestinationRequest,
     PauseDestinationResponse, ResumeDestinationRequest, ResumeDestinationResponse, SetAccountDisabledRequest,
-    SetAliasRequest, SetPasswordRequest, SetPop3Request, admin_server,
+    SetAliasRequest, SetPasswordRequest, SetPop3Request, SetSendingLimitRequest, admin_server,
 };
 use sqlx::PgPool;
 use tonic::{Request, Response, Status};
@@ -82,6 +83,10 @@ impl admin_server::Admin for Admin {
 
     async fn set_pop3(&self, request: Request<SetPop3Request>) -> Result<Response<Account>, Status> {
         pop3::set(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn set_sending_limit(&self, request: Request<SetSendingLimitRequest>) -> Result<Response<Account>, Status> {
+        sending::set_limit(&self.pool, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_accounts(

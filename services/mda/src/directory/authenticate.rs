@@ -18,6 +18,8 @@ use super::{
 };
 use crate::{database::status, ids};
 
+/// Addresses of a certificate that are looked up.
+const MAX_CERTIFIED: usize = 16;
 /// An exchange that stalls is dropped.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 /// One answer for every kind of wrong, in the same time: nobody learns which accounts exist.
@@ -178,6 +180,9 @@ impl Exchange {
                     Some(account) => return Ok(account.success()),
                     None => server.token_refused(),
                 },
+                sasl::Step::CheckCertificate { authzid } => {
+                    return self.certified(&authzid, &first.certificate_addresses).await;
+                }
                 sasl::Step::Failed(reason) => {
                     if let (Some((attempt, _)), sasl::Reason::Wrong) = (&candidate, reason) {
                         self.throttle.failed(attempt).await;
@@ -237,6 +242,16 @@ impl Exchange {
             false => self.throttle.failed(&attempt).await,
         }
         Ok(account)
+    }
+
+    /// The first of the certificate's addresses that is an account, and the one that was asked for.
+    async fn certified(&self, authzid: &str, addresses: &[String]) -> Result<Answer, Status> {
+        for address in addresses.iter().filter(|address| acts_as_self(authzid, address)).take(MAX_CERTIFIED) {
+            if let Some(account) = self.find(address).await?.filter(|a| !a.disabled) {
+                return Ok(account.success());
+            }
+        }
+        Ok(Answer::Failure(WRONG.into()))
     }
 
     async fn find(&self, name: &str) -> Result<Option<Row>, Status> {

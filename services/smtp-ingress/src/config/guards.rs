@@ -1,5 +1,7 @@
 //! Keys of what guards the door.
 
+use std::{path::PathBuf, str::FromStr};
+
 use address::Domain;
 use queue::Rate;
 use serde::Deserialize;
@@ -77,6 +79,46 @@ pub struct Scan {
     pub submissions: bool,
 }
 
+/// A filter that speaks the milter protocol, version 6. It may refuse, add header fields, and send to
+/// Junk (quarantine); one that must rewrite messages fails.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Milter {
+    /// `inet:host:port` or `unix:/path`.
+    pub address: String,
+    /// Seconds for each answer.
+    #[serde(default = "scan_seconds")]
+    pub timeout_seconds: u64,
+    /// When it does not answer: take the message (`true`) or defer it (451 4.7.1).
+    #[serde(default)]
+    pub fail_open: bool,
+    /// Hears of what our users submit, too.
+    #[serde(default)]
+    pub submissions: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MilterAddress {
+    /// `host:port`.
+    Inet(String),
+    Unix(PathBuf),
+}
+
+impl FromStr for MilterAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_endpoint = |text: &str| {
+            text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        match text.split_once(':') {
+            Some(("inet", endpoint)) if is_endpoint(endpoint) => Ok(Self::Inet(endpoint.to_owned())),
+            Some(("unix" | "local", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            _ => Err("expected inet:host:port or unix:/path"),
+        }
+    }
+}
+
 fn scan_seconds() -> u64 {
     20
 }
@@ -113,6 +155,14 @@ impl Config {
                 ));
             }
         }
+        for milter in &self.milters {
+            if let Err(expected) = milter.address.parse::<MilterAddress>() {
+                return Err(format!("configuration key \"milters.address\" = {:?}: {expected}", milter.address));
+            }
+            if milter.timeout_seconds == 0 {
+                return Err("configuration key \"milters.timeout_seconds\" = 0: expected at least 1".into());
+            }
+        }
         Ok(())
     }
 }
@@ -127,11 +177,21 @@ mod tests {
     fn wrong_guards_are_named() {
         let base = || Config { mx_listen: "0.0.0.0:0".parse().ok(), ..Config::default() };
         let scan = |url: &str| Scan { rspamd_url: url.into(), timeout_seconds: 1, fail_open: true, submissions: false };
+        let milter = |address: &str, timeout_seconds| Milter {
+            address: address.into(),
+            timeout_seconds,
+            fail_open: false,
+            submissions: false,
+        };
+        let fine = vec![milter("inet:[::1]:8891", 1), milter("unix:/run/m.sock", 1)];
+        assert_eq!(Config { milters: fine, ..base() }.validate(), Ok(()));
         assert_eq!(Config { scan: Some(scan("http://rspamd:11333")), ..base() }.validate(), Ok(()));
         for (config, key) in [
             (Config { mechanisms: vec!["GSSAPI".into()], ..base() }, "mechanisms"),
             (Config { dnsbl: vec!["not a zone".into()], ..base() }, "dnsbl"),
             (Config { greylist: Some(Greylist::default()), ..base() }, "redis_url"),
+            (Config { milters: vec![milter("inet:nowhere", 1)], ..base() }, "milters.address"),
+            (Config { milters: vec![milter("unix:/run/m", 0)], ..base() }, "milters.timeout_seconds"),
             (Config { scan: Some(scan("https://rspamd")), ..base() }, "scan.rspamd_url"),
         ] {
             assert!(config.validate().is_err_and(|e| e.contains(key)), "{key}");

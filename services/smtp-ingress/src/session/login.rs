@@ -11,7 +11,8 @@ impl Driver {
         // Only where -PLUS was offered is there anything to bind to.
         let offers_plus = self.parts.config.mechanisms.iter().any(|m| m.ends_with("-PLUS"));
         let binding = self.tls.as_ref().and_then(|t| t.channel_binding).filter(|_| offers_plus);
-        match self.parts.directory.authenticate(mechanism, initial, self.peer, binding).await {
+        let tls = self.tls.as_ref();
+        match self.parts.directory.authenticate(mechanism, initial, self.peer, tls, binding).await {
             Ok((exchange, progress)) => {
                 self.exchange = Some(exchange);
                 self.auth_progress(progress);

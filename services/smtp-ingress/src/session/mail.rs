@@ -2,18 +2,27 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use smtp::server::{MailFrom, RcptTo};
 use tonic::Status;
 use tracing::Instrument as _;
 
 use super::Driver;
-use crate::{budget::Reservation, receive::Arrival, refusal::Refusal, transaction::Transaction};
+use crate::{
+    budget::Reservation,
+    filters::{Filters, Opening},
+    receive::Arrival,
+    refusal::Refusal,
+    transaction::Transaction,
+};
 
 impl Driver {
     pub(super) async fn sender(&mut self, mail: MailFrom) {
         let transaction = Transaction::begin(mail, self.role);
+        self.filters = Filters::default();
         match self.check_sender(&transaction).instrument(transaction.span.clone()).await {
-            Ok(()) => {
+            Ok(filters) => {
+                self.filters = filters;
                 self.transaction = Some(transaction);
                 self.session.sender_accepted();
             }
@@ -24,7 +33,7 @@ impl Driver {
         }
     }
 
-    async fn check_sender(&self, transaction: &Transaction) -> Result<(), Refusal> {
+    async fn check_sender(&self, transaction: &Transaction) -> Result<Filters, Refusal> {
         // What cannot fit is not even sent.
         if transaction.mail.size.is_some_and(|size| !self.parts.budget.has_room(size)) {
             return Err(Refusal::no_room());
@@ -36,7 +45,17 @@ impl Driver {
                 return Err(Refusal::sender_not_owned());
             }
         }
-        self.parts.guard.message(self.peer, self.account.as_ref()).await
+        self.parts.guard.message(self.peer, self.account.as_ref()).await?;
+        let opening = Opening {
+            hostname: &self.parts.config.hostname,
+            peer: self.peer,
+            helo: self.session.hello().map_or("", |hello| &hello.name),
+            tls: self.tls.as_ref().map(|t| (t.version, t.cipher.as_str())),
+            account: self.account.as_ref().map(|a| a.address.as_str()),
+            queue_id: &transaction.queue_id.to_string(),
+            mail: &transaction.mail,
+        };
+        self.parts.guard.filters(&opening).await
     }
 
     pub(super) async fn recipient(&mut self, mut rcpt: RcptTo) {
@@ -48,7 +67,7 @@ impl Driver {
             return self.session.recipient_refused(Refusal::of_status(&Status::internal("no transaction")).reply);
         };
         let span = transaction.span.clone();
-        match self.check_recipient(&transaction, &address).instrument(span).await {
+        match self.check_recipient(&transaction, &address, &rcpt).instrument(span).await {
             Ok(targets) => {
                 transaction.add(&address, rcpt, targets);
                 self.session.recipient_accepted();
@@ -65,6 +84,7 @@ impl Driver {
         &mut self,
         transaction: &Transaction,
         address: &address::Address,
+        rcpt: &RcptTo,
     ) -> Result<Vec<proto::spool::Target>, Refusal> {
         let (directory, policy) = (&self.parts.directory, self.parts.config.over_quota);
         let targets = directory.resolve(address, self.account.is_some(), policy).await?;
@@ -80,6 +100,7 @@ impl Driver {
                 self.parts.guard.greylist(self.peer, &sender, &recipient).await?;
             }
         }
+        self.filters.recipient(&self.parts.metrics, &address.to_string(), rcpt).await?;
         Ok(targets)
     }
 
@@ -91,8 +112,9 @@ impl Driver {
         self.blocklisted.clone().flatten()
     }
 
-    pub(super) async fn message(&mut self, content: Vec<u8>) {
+    pub(super) async fn message(&mut self, content: Vec<Bytes>) {
         let started = Instant::now();
+        let mut filters = std::mem::take(&mut self.filters);
         let outcome = match (self.transaction.take(), self.session.hello()) {
             (Some(transaction), Some(hello)) => {
                 let arrival = Arrival {
@@ -104,7 +126,7 @@ impl Driver {
                     transaction: &transaction,
                     dialogue: self.session.transcript().lines().map(String::from).collect(),
                 };
-                let received = self.parts.receive(arrival, content).instrument(transaction.span.clone()).await;
+                let received = self.parts.receive(arrival, content, &mut filters).instrument(transaction.span.clone()).await;
                 received.map(|()| transaction.queue_id.to_string())
             }
             _ => Err(Refusal::of_status(&Status::internal("no transaction"))),

@@ -1,4 +1,4 @@
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 /// Why content cannot be taken, known at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,15 +22,21 @@ pub struct Limits {
     pub line: usize,
 }
 
-/// Up to here a growing content doubles its room.
-const DOUBLING: usize = 1 << 20;
+/// Content is kept in pieces of at most so many octets. A large message then never moves while it
+/// grows, holds no room that it does not use, and what it gives back fits any other message.
+pub const PIECE: usize = 256 * 1024;
+/// Room for content whose size is not announced.
+const FIRST_ROOM: usize = 64 * 1024;
 
 /// Receives content: after DATA until CRLF.CRLF (RFC 5321 §4.1.1.4), with dot-stuffing undone
 /// (§4.5.2), or in chunks as they are (RFC 3030).
 #[derive(Debug)]
 pub struct ContentReader {
     state: State,
-    content: Vec<u8>,
+    /// Full pieces.
+    pieces: Vec<Bytes>,
+    /// The piece that grows.
+    last: Vec<u8>,
     /// Octets of content seen, also those that were thrown away.
     seen: u64,
     /// Octets of the line so far.
@@ -55,10 +61,12 @@ enum State {
 impl ContentReader {
     pub fn new(limits: Limits, expected: u64, binary: bool) -> Self {
         // What is announced is reserved up to a bound: the client need not keep its word.
-        let capacity = usize::try_from(expected.min(limits.content).min(64 * 1024)).unwrap_or_default();
+        let capacity =
+            usize::try_from(expected.min(limits.content).min(FIRST_ROOM as u64)).unwrap_or_default();
         Self {
             state: State::LineStart,
-            content: Vec::with_capacity(capacity + 2),
+            pieces: Vec::new(),
+            last: Vec::with_capacity(capacity + 2),
             seen: 0,
             line: 0,
             limits,
@@ -70,7 +78,7 @@ impl ContentReader {
 
     /// Octets of memory held.
     pub fn held(&self) -> usize {
-        self.content.capacity()
+        self.pieces.len() * PIECE + self.last.capacity()
     }
 
     /// Octets of content so far, held or not.
@@ -86,15 +94,22 @@ impl ContentReader {
     /// Goes on to the end without keeping anything.
     pub fn discard(&mut self) {
         self.discarding = true;
-        self.content = Vec::new();
+        self.pieces = Vec::new();
+        self.last = Vec::new();
     }
 
-    /// The content, or why there is none.
-    pub fn finish(mut self) -> Result<Vec<u8>, Defect> {
+    /// The content in pieces, at least one, or why there is none.
+    pub fn finish(mut self) -> Result<Vec<Bytes>, Defect> {
         if self.state == State::Cr && !self.binary {
             self.fail(Defect::BareLineEnd);
         }
-        self.defect.map_or(Ok(self.content), Err)
+        if let Some(defect) = self.defect {
+            return Err(defect);
+        }
+        if !self.last.is_empty() || self.pieces.is_empty() {
+            self.pieces.push(self.last.into());
+        }
+        Ok(self.pieces)
     }
 
     /// Takes octets of a chunk as they are.
@@ -200,12 +215,24 @@ impl ContentReader {
             self.fail(Defect::TooLarge);
         }
         if !self.discarding {
-            let missing = (self.content.len() + bytes.len()).saturating_sub(self.content.capacity());
-            if missing > 0 && self.content.len() > DOUBLING {
-                // A vector that doubles would hold a large message twice.
-                self.content.reserve_exact(missing.max(self.content.len() / 4));
+            self.keep(bytes);
+        }
+    }
+
+    fn keep(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.last.len()));
+            let needed = self.last.len() + now.len();
+            if needed > self.last.capacity() {
+                // Doubling, but to a piece exactly.
+                let room = needed.max(2 * self.last.capacity()).min(PIECE);
+                self.last.reserve_exact(room - self.last.len());
             }
-            self.content.extend_from_slice(bytes);
+            self.last.extend_from_slice(now);
+            if self.last.len() == PIECE {
+                self.pieces.push(std::mem::take(&mut self.last).into());
+            }
+            bytes = later;
         }
     }
 
@@ -224,18 +251,23 @@ impl ContentReader {
     }
 }
 
-/// Whether content holds what only BINARYMIME may carry: NUL, or CR and LF apart.
-pub fn is_binary(content: &[u8]) -> bool {
+/// Whether content, in whatever pieces, holds what only BINARYMIME may carry: NUL, or CR and LF apart.
+pub fn is_binary<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let mut after_cr = false;
-    let mut at = 0;
-    while let Some(hit) = content.get(at..).and_then(|rest| memchr::memchr3(b'\r', b'\n', 0, rest)) {
-        let follows_cr = after_cr && hit == 0;
-        match (content.get(at + hit), follows_cr) {
-            (Some(b'\n'), true) => after_cr = false,
-            (Some(b'\r'), false) if !after_cr => after_cr = true,
-            _ => return true,
+    for piece in pieces {
+        let mut at = 0;
+        while let Some(hit) = piece.get(at..).and_then(|rest| memchr::memchr3(b'\r', b'\n', 0, rest)) {
+            match (piece.get(at + hit), after_cr) {
+                (Some(b'\n'), true) if hit == 0 => after_cr = false,
+                (Some(b'\r'), false) => after_cr = true,
+                _ => return true,
+            }
+            at += hit + 1;
         }
-        at += hit + 1;
+        // Text behind a lone CR.
+        if after_cr && at < piece.len() {
+            return true;
+        }
     }
     after_cr
 }
@@ -258,7 +290,7 @@ mod tests {
             input.extend_from_slice(chunk);
             ended = ended || reader.read(&mut input);
         }
-        ended.then(|| (reader.finish(), input.to_vec()))
+        ended.then(|| (reader.finish().map(|pieces| pieces.concat()), input.to_vec()))
     }
 
     fn content(bytes: &[u8]) -> Vec<u8> {
@@ -311,10 +343,27 @@ mod tests {
         assert_eq!(reader.finish(), Err(Defect::TooLarge));
     }
 
+    #[test]
+    fn a_large_message_is_in_pieces_and_holds_no_more_than_them() {
+        let line = b"0123456789abcdef\r\n";
+        let text = line.repeat(50_000);
+        let mut reader = ContentReader::new(Limits { content: u64::MAX, ..LIMITS }, 0, false);
+        for part in text.chunks(1_000) {
+            assert!(!reader.read(&mut BytesMut::from(part)));
+            assert!(reader.held() <= usize::try_from(reader.seen()).unwrap() + PIECE, "{}", reader.held());
+        }
+        let pieces = reader.finish().unwrap();
+        assert!(pieces.iter().rev().skip(1).all(|piece| piece.len() == PIECE));
+        assert_eq!(pieces.concat(), text);
+        let mut exact = ContentReader::new(Limits { content: u64::MAX, ..LIMITS }, 0, true);
+        exact.take(&vec![b'x'; 2 * PIECE]);
+        assert_eq!(exact.finish().unwrap().len(), 2);
+    }
+
     fn chunks(binary: bool, chunks: &[&[u8]]) -> Result<Vec<u8>, Defect> {
         let mut reader = ContentReader::new(Limits { content: 1000, line: 10 }, 0, binary);
         chunks.iter().for_each(|chunk| reader.take(chunk));
-        reader.finish()
+        reader.finish().map(|pieces| pieces.concat())
     }
 
     #[test]
@@ -325,10 +374,11 @@ mod tests {
             let (one, two) = bad.as_bytes().split_at(1);
             assert_eq!(chunks(false, &[one, two]), Err(Defect::BareLineEnd), "{bad:?}");
             assert_eq!(chunks(true, &[bad.as_bytes()]).unwrap(), bad.as_bytes());
-            assert!(is_binary(bad.as_bytes()), "{bad:?}");
+            assert!(is_binary([bad.as_bytes()]) && is_binary([one, two]), "{bad:?}");
         }
         assert_eq!(chunks(false, &[b"\0"]), Err(Defect::Nul));
-        assert!(is_binary(b"x\0") && !is_binary(b"a\r\nb\r\n\r\n") && !is_binary(b""));
+        assert!(is_binary([&b"x\0"[..]]) && !is_binary([&b"a\r\nb\r\n\r\n"[..]]) && !is_binary([]));
+        assert!(!is_binary([&b"a\r"[..], b"", b"\nb"]) && is_binary([&b"a\r"[..], b"b"]));
     }
 
     #[test]

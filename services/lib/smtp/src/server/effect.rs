@@ -1,3 +1,5 @@
+use bytes::Bytes;
+
 use super::command::{MailFrom, RcptTo};
 
 /// How the client introduced itself.
@@ -30,8 +32,8 @@ pub enum Effect {
     Sender(MailFrom),
     /// [`super::Session::recipient_accepted`] or [`super::Session::recipient_refused`].
     Recipient(RcptTo),
-    /// The whole content. [`super::Session::committed`] or [`super::Session::message_refused`].
-    Message(Vec<u8>),
+    /// The whole content, in pieces. [`super::Session::committed`] or [`super::Session::message_refused`].
+    Message(Vec<Bytes>),
     /// Close the connection.
     Close,
 }

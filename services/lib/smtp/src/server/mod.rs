@@ -4,9 +4,9 @@
 //! to do, does it and reports the result through the method that the [`Effect`] names:
 //!
 //! ```no_run
-//! use bytes::{Buf, BytesMut};
+//! use bytes::{Buf, Bytes, BytesMut};
 //! use smtp::{Reply, server::{Config, Effect, Session}};
-//! # fn write(_: &[u8]) {} fn read(_: &mut BytesMut) {} fn commit(_: Vec<u8>) -> Option<&'static str> { None }
+//! # fn write(_: &[u8]) {} fn read(_: &mut BytesMut) {} fn commit(_: Vec<Bytes>) -> Option<&'static str> { None }
 //! # fn handshake() {}
 //! # fn run(config: std::sync::Arc<Config>) {
 //! let mut session = Session::new(config, false);
@@ -44,6 +44,6 @@ mod session;
 
 pub use command::{Command, Hold, MailFrom, RcptTo, SyntaxError};
 pub use config::Config;
-pub use content::is_binary;
+pub use content::{PIECE, is_binary};
 pub use effect::{Effect, Hello};
 pub use session::Session;

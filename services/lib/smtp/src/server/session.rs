@@ -60,6 +60,8 @@ pub struct Session {
     authenticated: bool,
     /// TLS whose channel can be bound to (RFC 5802 §6).
     bindable: bool,
+    /// The client's certificate names an address.
+    certified: bool,
     /// Seconds since 1970, as the caller told.
     now: i64,
     hello: Option<Hello>,
@@ -101,6 +103,7 @@ impl Session {
             encrypted,
             authenticated: false,
             bindable: false,
+            certified: false,
             now: 0,
             hello: None,
             mail: None,
@@ -147,6 +150,11 @@ impl Session {
     /// The TLS connection has an exporter to bind to: offer the `-PLUS` mechanisms.
     pub fn offer_channel_binding(&mut self) {
         self.bindable = true;
+    }
+
+    /// The client has shown a certificate that names an address: offer EXTERNAL.
+    pub fn offer_external(&mut self) {
+        self.certified = true;
     }
 
     /// Refused commands since the last message; what a tarpit is measured by.

@@ -98,7 +98,7 @@ impl World {
                     _ => self.session.recipient_accepted(),
                 },
                 Effect::Message(content) => {
-                    self.messages.push(content);
+                    self.messages.push(content.concat());
                     self.session.committed("QID");
                 }
                 Effect::Close => self.closed = true,

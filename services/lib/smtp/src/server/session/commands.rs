@@ -159,8 +159,9 @@ impl Session {
 
     /// Mechanisms that work on this connection.
     fn mechanisms(&self) -> impl Iterator<Item = &'static str> {
-        let bindable = self.bindable;
-        self.config.mechanisms.iter().copied().filter(move |m| bindable || !m.ends_with("-PLUS"))
+        let (bindable, certified) = (self.bindable, self.certified);
+        let works = move |m: &&str| (bindable || !m.ends_with("-PLUS")) && (certified || *m != "EXTERNAL");
+        self.config.mechanisms.iter().copied().filter(works)
     }
 
     fn on_rcpt(&mut self, rcpt: RcptTo) -> Step {
