@@ -35,6 +35,14 @@ pub fn from_addresses(header: &[u8]) -> Vec<String> {
         .collect()
 }
 
+/// The addresses of one field's value, folded as it came; at most `limit` of them.
+pub fn addresses(value: &[u8], limit: usize) -> Vec<EnvelopeAddress> {
+    let mut budget = limit;
+    let mut list = Vec::new();
+    parse_list(&unfold(value), &mut budget, &mut list);
+    list
+}
+
 /// Appends the addresses of one unfolded field to `out`, at most `budget` of them.
 pub(crate) fn parse_list(value: &[u8], budget: &mut usize, out: &mut Vec<EnvelopeAddress>) {
     let mut lexer = Lexer { text: value, at: 0 };

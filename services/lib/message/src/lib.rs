@@ -16,7 +16,7 @@ mod spans;
 mod structure;
 mod thread;
 
-pub use addresses::{EnvelopeAddress, from_addresses};
+pub use addresses::{EnvelopeAddress, addresses, from_addresses};
 pub use date::{Day, sent_day, sent_time};
 pub use decode::{charset_to_utf8, decode_transfer, decode_words, knows_charset};
 pub use envelope::Envelope;
