@@ -390,3 +390,26 @@ async fn utf8_headers_go_as_they_are_only_to_who_asked_for_them() {
     client.play(&format!("C: RETR 1\nS: +OK {} octets", message.len())).await;
     assert_eq!(client.text().await, message);
 }
+
+/// A client that stops reading keeps no call open; when it reads on, nothing is missing and nothing twice.
+#[tokio::test]
+async fn a_slow_reader_gets_every_octet_and_keeps_nobody_waiting() {
+    let mut message = b"Subject: big\r\n\r\n".to_vec();
+    for n in 0..400_000u32 {
+        message.extend_from_slice(format!(".{n} {:>40}\r\n", n.wrapping_mul(2_654_435_761)).as_bytes());
+    }
+    let mda = Mda::start(&[&message]).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = gateway.client().await;
+    client.play(LOGIN).await;
+    client.play("C: RETR 1\nS: +OK …").await;
+    // Longer than the gateway keeps its call for a client that takes nothing.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let mut other = gateway.client().await;
+    other.play("S: +OK …\nC: CAPA\nS: +OK …").await;
+    assert_eq!(mda.starts(), [0], "it waits");
+    assert!(client.text().await == message, "differs");
+    let starts = mda.starts();
+    assert!(starts.len() >= 2 && starts[1] > 0 && starts[1] < message.len() as u64, "{starts:?}");
+    client.play("C: QUIT\nS: +OK …").await;
+}

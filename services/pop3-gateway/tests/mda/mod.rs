@@ -26,6 +26,8 @@ struct State {
     down: bool,
     /// Pieces after which a message breaks off.
     cut: Option<usize>,
+    /// Where each reader of a message began.
+    starts: Vec<u64>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -38,7 +40,7 @@ impl Mda {
     pub async fn start_at(address: SocketAddr, messages: &[&[u8]]) -> Self {
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let messages = messages.iter().enumerate().map(|(i, m)| (i as u32 + 1, m.to_vec())).collect();
-        let state = Arc::new(Mutex::new(State { messages, lock: None, down: false, cut: None }));
+        let state = Arc::new(Mutex::new(State { messages, lock: None, down: false, cut: None, starts: Vec::new() }));
         let mda = Self { address: listener.local_addr().unwrap(), state };
         let server = tonic::transport::Server::builder()
             .add_service(directory_server::DirectoryServer::new(mda.clone()))
@@ -65,6 +67,10 @@ impl Mda {
     /// Messages break off after so many pieces of 1,000 octets.
     pub fn cut_after(&self, pieces: usize) {
         self.state.lock().unwrap().cut = Some(pieces);
+    }
+
+    pub fn starts(&self) -> Vec<u64> {
+        self.state.lock().unwrap().starts.clone()
     }
 
     /// Another session has the maildrop now.
@@ -218,7 +224,8 @@ impl Mda {
     }
 
     fn do_content(&self, request: &ContentRequest) -> Result<Response<Answers<ContentResponse>>, Status> {
-        let state = self.up()?;
+        let mut state = self.up()?;
+        state.starts.push(request.start);
         let Some((_, content)) = state.messages.iter().find(|(u, _)| *u == request.uid) else {
             return Err(Status::not_found("no such message"));
         };
