@@ -111,7 +111,7 @@ async fn curl_and_mpop_bring_tokens() {
         mpop.args(["-C", "/dev/null", "--host=localhost", "--tls=on", "--tls-starttls=off", "--user=bob@example.com"]);
         mpop.args([format!("--port={}", site.port(995)), format!("--auth={mechanism}"), "--debug".into()]);
         mpop.args([format!("--tls-trust-file={}", site.ca().display()), format!("--passwordeval=echo {token}")]);
-        mpop.args([format!("--delivery=maildir,{}", mail.display()), "--uidls-file=/dev/null".into(), "--keep=on".into()]);
+        mpop.args([format!("--delivery=maildir,{}", mail.display()), format!("--uidls-file={}", mail.join("uidls").display()), "--keep=on".into()]);
         let output = mpop.stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert_eq!(output.status.success(), succeeds, "{mechanism}: {said}");
