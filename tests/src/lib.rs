@@ -13,6 +13,7 @@ pub mod dns;
 pub mod door;
 pub mod fuzz;
 pub mod imap;
+pub mod metrics;
 pub mod postfix;
 pub mod process;
 pub mod sink;

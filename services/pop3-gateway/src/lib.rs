@@ -6,6 +6,7 @@
 //!
 //! Peers: `mda`. Invariants: 8 (bounded by the `pop3` crate), 10 (bytes are passed on as stored).
 
+mod ahead;
 mod config;
 mod content;
 mod login;

@@ -42,14 +42,17 @@ impl Maildrop {
         self.lock.lost.clone()
     }
 
+    pub fn place(&self, uid: u32, size: u64) -> Place {
+        Place { account_id: self.lock.account_id, mailbox_id: self.mailbox_id, uid, size }
+    }
+
     /// The message as stored. [`Refusal::Gone`] when it was expunged by an IMAP session meanwhile.
     pub async fn read(
         &self,
         contents: MailboxesClient<Channel>,
-        (uid, size): (u32, u64),
+        place: Place,
         timeout: Duration,
     ) -> Result<Content, Refusal> {
-        let place = Place { account_id: self.lock.account_id, mailbox_id: self.mailbox_id, uid, size };
         Content::open(contents, place, timeout).await.map_err(|status| match status.code() {
             Code::NotFound => Refusal::Gone,
             _ => refusal("message cannot be read", &status),
@@ -188,7 +191,7 @@ pub(crate) fn refusal(what: &'static str, status: &Status) -> Refusal {
 }
 
 /// Ascending UIDs as ranges.
-fn ranges(uids: &[u32]) -> Vec<UidRange> {
+pub(crate) fn ranges(uids: &[u32]) -> Vec<UidRange> {
     let mut ranges: Vec<UidRange> = Vec::new();
     for uid in uids {
         match ranges.last_mut() {

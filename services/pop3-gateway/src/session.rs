@@ -11,6 +11,7 @@ use tracing::{Instrument as _, debug, info, info_span};
 
 use crate::{
     Gateway,
+    ahead::Ahead,
     content::Content,
     login::{Exchange, Step},
     maildrop::{Maildrop, refusal},
@@ -35,6 +36,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, connection: Connection) {
             out: Vec::new(),
             exchange: None,
             maildrop: None,
+            ahead: Ahead::default(),
             lost: CancellationToken::new(),
             retrieved: 0,
             deleted: 0,
@@ -58,6 +60,7 @@ struct Session {
     out: Vec<u8>,
     exchange: Option<Exchange>,
     maildrop: Option<Maildrop>,
+    ahead: Ahead,
     /// Of the open maildrop, if there is one.
     lost: CancellationToken,
     retrieved: u64,
@@ -112,7 +115,7 @@ impl Session {
                     Effect::Respond(response) => self.respond(response).await,
                     Effect::Retrieve { uid, size, lines } => {
                         let surrogate = self.gateway.config.surrogates && !protocol.is_utf8();
-                        self.retrieve(&mut stream, (uid, size), lines, surrogate).await?
+                        self.retrieve(&mut stream, &protocol, (uid, size), lines, surrogate).await?
                     }
                     Effect::Expunge(uids) => self.expunge(&uids).await,
                 };
@@ -207,15 +210,25 @@ impl Session {
     async fn retrieve(
         &mut self,
         stream: &mut Stream,
+        protocol: &pop3::Session,
         (uid, size): (u32, u64),
         lines: Option<u32>,
         surrogate: bool,
     ) -> io::Result<Answer> {
         let (contents, timeout) = (self.gateway.contents.clone(), self.gateway.config.call_timeout());
         let Some(maildrop) = &self.maildrop else { return Ok(Answer::Refused(Refusal::Temporary)) };
-        let mut message = match maildrop.read(contents, (uid, size), timeout).await {
-            Ok(message) => message,
-            Err(refusal) => return Ok(Answer::Refused(refusal)),
+        let place = maildrop.place(uid, size);
+        // TOP wants little of each.
+        let ready = match lines {
+            None => self.ahead.take(contents.clone(), place, protocol.following(uid), timeout).await,
+            Some(_) => None,
+        };
+        let mut message = match ready {
+            Some(pieces) => Content::complete(contents, place, pieces, timeout),
+            None => match maildrop.read(contents, place, timeout).await {
+                Ok(message) => message,
+                Err(refusal) => return Ok(Answer::Refused(refusal)),
+            },
         };
         let verb = if lines.is_some() { pop3::Verb::Top } else { pop3::Verb::Retr };
         self.gateway.metrics.command(verb, true);

@@ -390,3 +390,58 @@ async fn utf8_headers_go_as_they_are_only_to_who_asked_for_them() {
     client.play(&format!("C: RETR 1\nS: +OK {} octets", message.len())).await;
     assert_eq!(client.text().await, message);
 }
+
+/// A client that stops reading keeps no call open; when it reads on, nothing is missing and nothing twice.
+#[tokio::test]
+async fn a_slow_reader_gets_every_octet_and_keeps_nobody_waiting() {
+    let mut message = b"Subject: big\r\n\r\n".to_vec();
+    for n in 0..400_000u32 {
+        message.extend_from_slice(format!(".{n} {:>40}\r\n", n.wrapping_mul(2_654_435_761)).as_bytes());
+    }
+    let mda = Mda::start(&[&message]).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = gateway.client().await;
+    client.play(LOGIN).await;
+    client.play("C: RETR 1\nS: +OK …").await;
+    // Longer than the gateway keeps its call for a client that takes nothing.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let mut other = gateway.client().await;
+    other.play("S: +OK …\nC: CAPA\nS: +OK …").await;
+    assert_eq!(mda.starts(), [0], "it waits");
+    assert!(client.text().await == message, "differs");
+    let starts = mda.starts();
+    assert!(starts.len() >= 2 && starts[1] > 0 && starts[1] < message.len() as u64, "{starts:?}");
+    client.play("C: QUIT\nS: +OK …").await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_all_in_order_is_read_ahead_for() {
+    let messages: Vec<Vec<u8>> = (1..=250).map(|n| format!("Subject: {n}\r\n\r\n.{n}\r\n").into_bytes()).collect();
+    let large = [b"Subject: large\r\n\r\n".to_vec(), b"0123456789\r\n".repeat(10_000)].concat();
+    let mut all: Vec<&[u8]> = messages.iter().map(|m| &m[..]).collect();
+    all[119] = &large;
+    let mda = Mda::start(&all).await;
+    let gateway = gateway(mda.address).await;
+    let mut client = gateway.client().await;
+    client.play(LOGIN).await;
+    client.play("C: DELE 5\nS: +OK …").await;
+    for (number, message) in all.iter().enumerate() {
+        match number + 1 {
+            5 => client.play("C: RETR 5\nS: -ERR message is marked as deleted").await,
+            number => {
+                client.play(&format!("C: RETR {number}\nS: +OK {} octets", message.len())).await;
+                assert!(client.text().await == *message, "{number}");
+            }
+        }
+    }
+    // The first for itself, like the large one and the one behind it; the rest in bounded batches.
+    let batches = mda.batches();
+    assert_eq!(mda.starts().len(), 2, "{batches:?}");
+    assert!(batches.iter().all(|uids| uids.len() <= 100 && !uids.contains(&5) && !uids.contains(&120)), "{batches:?}");
+    assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), 247);
+    // Out of order nothing is read in advance, and what is gone meanwhile is an error like ever.
+    mda.remove(7);
+    client.play("C: RETR 7\nS: -ERR …\nC: RETR 3\nS: +OK 18 octets").await;
+    assert_eq!(client.text().await, messages[2]);
+    assert_eq!(mda.batches().len(), batches.len());
+}

@@ -114,6 +114,12 @@ pub async fn run(connection: Connection, role: Role, offer: Arc<Offer>, parts: A
     }
 }
 
+/// Memory that a message of so many octets takes: its pieces, one that grows, the room to read into,
+/// and its copies in the buffers of the calls that pass it on.
+fn occupied(held: usize) -> usize {
+    held + held / 8 + held.min(smtp::server::PIECE) + CONTENT_ROOM
+}
+
 struct Driver {
     session: Session,
     /// Taken during the TLS handshake, which may consume it.
@@ -273,7 +279,7 @@ impl Driver {
         let held = self.session.content_held();
         if held == 0 {
             self.reservation = Reservation::default();
-        } else if !self.parts.budget.reserve(&mut self.reservation, held) {
+        } else if !self.parts.budget.reserve(&mut self.reservation, occupied(held)) {
             let reply = self.refuse(Refusal::no_room());
             self.session.refuse_content(reply);
             self.reservation = Reservation::default();

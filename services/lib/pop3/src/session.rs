@@ -220,6 +220,15 @@ impl Session {
         self.channel_binding = true;
     }
 
+    /// While a message is transferred: UID and size of those behind it that are not marked as deleted.
+    pub fn following(&self, uid: u32) -> impl Iterator<Item = (u32, u64)> {
+        let maildrop = match &self.state {
+            State::Transferring(maildrop, _) => Some(maildrop),
+            _ => None,
+        };
+        maildrop.into_iter().flat_map(move |maildrop| maildrop.following(uid))
+    }
+
     /// Whether the client takes UTF-8 in headers (RFC 6856 §2); else send it a [`crate::surrogate`].
     pub fn is_utf8(&self) -> bool {
         self.utf8

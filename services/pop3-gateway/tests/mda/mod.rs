@@ -26,6 +26,10 @@ struct State {
     down: bool,
     /// Pieces after which a message breaks off.
     cut: Option<usize>,
+    /// Where each reader of a message began.
+    starts: Vec<u64>,
+    /// UIDs of messages that were read together.
+    batches: Vec<Vec<u32>>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -38,7 +42,7 @@ impl Mda {
     pub async fn start_at(address: SocketAddr, messages: &[&[u8]]) -> Self {
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let messages = messages.iter().enumerate().map(|(i, m)| (i as u32 + 1, m.to_vec())).collect();
-        let state = Arc::new(Mutex::new(State { messages, lock: None, down: false, cut: None }));
+        let state = Arc::new(Mutex::new(State { messages, lock: None, down: false, cut: None, starts: Vec::new(), batches: Vec::new() }));
         let mda = Self { address: listener.local_addr().unwrap(), state };
         let server = tonic::transport::Server::builder()
             .add_service(directory_server::DirectoryServer::new(mda.clone()))
@@ -65,6 +69,18 @@ impl Mda {
     /// Messages break off after so many pieces of 1,000 octets.
     pub fn cut_after(&self, pieces: usize) {
         self.state.lock().unwrap().cut = Some(pieces);
+    }
+
+    pub fn starts(&self) -> Vec<u64> {
+        self.state.lock().unwrap().starts.clone()
+    }
+
+    pub fn batches(&self) -> Vec<Vec<u32>> {
+        self.state.lock().unwrap().batches.clone()
+    }
+
+    pub fn remove(&self, uid: u32) {
+        self.state.lock().unwrap().messages.retain(|(u, _)| *u != uid);
     }
 
     /// Another session has the maildrop now.
@@ -150,8 +166,8 @@ macro_rules! not_asked_for {
                 self.do_list(&r.into_inner())
             }
 
-            async fn fetch(&self, _: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-                Err(Status::unimplemented(""))
+            async fn fetch(&self, r: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+                self.do_fetch(&r.into_inner())
             }
 
             async fn content(&self, r: Request<ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
@@ -218,7 +234,8 @@ impl Mda {
     }
 
     fn do_content(&self, request: &ContentRequest) -> Result<Response<Answers<ContentResponse>>, Status> {
-        let state = self.up()?;
+        let mut state = self.up()?;
+        state.starts.push(request.start);
         let Some((_, content)) = state.messages.iter().find(|(u, _)| *u == request.uid) else {
             return Err(Status::not_found("no such message"));
         };
@@ -228,6 +245,21 @@ impl Mda {
         let cut = state.cut.unwrap_or(pieces.len()).min(pieces.len());
         let broken = (cut < pieces.len()).then(|| Err(Status::unavailable("gone")));
         Ok(Response::new(Box::pin(stream::iter(pieces.into_iter().take(cut).chain(broken).collect::<Vec<_>>()))))
+    }
+
+    fn do_fetch(&self, request: &FetchRequest) -> Result<Response<Answers<FetchResponse>>, Status> {
+        let mut state = self.up()?;
+        assert!(request.header && request.body);
+        let asked = |uid: u32| request.uids.iter().any(|range| (range.first..=range.last).contains(&uid));
+        let found = state.messages.iter().filter(|(uid, _)| asked(*uid)).map(|(uid, content)| {
+            let end = content.windows(4).position(|w| w == b"\r\n\r\n").map_or(content.len(), |at| at + 4);
+            let (header, body) = content.split_at(end);
+            let (header, body) = (header.to_vec().into(), body.to_vec().into());
+            Message { uid: *uid, header, body, ..Message::default() }
+        });
+        let messages: Vec<Message> = found.collect();
+        state.batches.push(messages.iter().map(|message| message.uid).collect());
+        Ok(Response::new(Box::pin(stream::iter([Ok(FetchResponse { messages })]))))
     }
 
     fn do_update(&self, request: &UpdateMaildropRequest) -> Result<Response<UpdateMaildropResponse>, Status> {

@@ -35,7 +35,7 @@ impl Driver {
 
     async fn check_sender(&self, transaction: &Transaction) -> Result<Filters, Refusal> {
         // What cannot fit is not even sent.
-        if transaction.mail.size.is_some_and(|size| !self.parts.budget.has_room(size)) {
+        if transaction.mail.size.is_some_and(|size| !self.parts.budget.has_room(size.saturating_add(size / 8))) {
             return Err(Refusal::no_room());
         }
         // The null reverse-path is everybody's: read receipts have it (RFC 8098 §3).

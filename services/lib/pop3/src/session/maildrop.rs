@@ -57,6 +57,13 @@ impl Maildrop {
         self.present().count()
     }
 
+    /// UID and size of the messages behind one, as long as UIDs rise with the numbers.
+    pub fn following(&self, uid: u32) -> impl Iterator<Item = (u32, u64)> {
+        let behind = self.messages.partition_point(|(message, _)| message.uid <= uid);
+        let rest = self.messages.get(behind..).unwrap_or_default();
+        rest.iter().filter(|(_, deleted)| !deleted).map(|(message, _)| (message.uid, message.size))
+    }
+
     /// `2 320`: messages and octets.
     pub fn stat(&self) -> String {
         format!("{} {}", self.remaining(), self.octets())
