@@ -13,6 +13,7 @@ use proto::{
     directory::directory_client::DirectoryClient,
     journey::journey_client::JourneyClient,
     mailboxes::mailboxes_client::MailboxesClient,
+    relay::relay_client::RelayClient,
     spool::spool_client::SpoolClient,
 };
 use runtime::grpc::{Channel, channel};
@@ -184,6 +185,10 @@ impl Mda {
 
     pub fn spool(&self) -> SpoolClient<Channel> {
         SpoolClient::new(self.channel.clone())
+    }
+
+    pub fn relay(&self) -> RelayClient<Channel> {
+        RelayClient::new(self.channel.clone())
     }
 
     pub fn directory(&self) -> DirectoryClient<Channel> {

@@ -1,5 +1,9 @@
 //! Bounces that `mda` decides itself: a mailbox that is gone, an operator's word.
 
+mod success;
+
+use std::sync::Arc;
+
 use address::Address;
 use chrono::Utc;
 use proto::spool::{DeliveryId, Envelope, Event, Recipient};
@@ -21,6 +25,8 @@ pub struct Bouncer {
     pub accepting: Accepting,
     pub hostname: String,
     pub metrics: Metrics,
+    /// Reports of success are due.
+    pub successes: Arc<tokio::sync::Notify>,
 }
 
 /// A delivery that ends here, and its message.
@@ -88,21 +94,29 @@ impl Bouncer {
             .map_err(status)?;
         let Some(ending) = ending else { return Ok(false) };
         if !ending.reverse_path.is_empty() && dsn::wants_failure(&ending.notify) {
-            self.send_report(&ending, code, words).await?;
+            self.send_report(&ending, dsn::Action::Failed, code, words).await?;
         }
         self.settle(&ending, words).await.map_err(status)
     }
 
-    async fn send_report(&self, ending: &Ending, code: &str, words: &str) -> Result<(), Status> {
-        let Ok(reverse_path) = ending.reverse_path.parse::<Address>() else { return Ok(()) };
+    /// The report's queue id, unless there is nobody to tell.
+    async fn send_report(
+        &self,
+        ending: &Ending,
+        action: dsn::Action,
+        code: &str,
+        words: &str,
+    ) -> Result<Option<String>, Status> {
+        let Ok(reverse_path) = ending.reverse_path.parse::<Address>() else { return Ok(None) };
         let targets = resolve::targets_of(&self.pool, &reverse_path).await?;
         if targets.is_empty() {
             // Nobody to tell: the journey says it.
-            return Ok(());
+            return Ok(None);
         }
-        let queue_id =
-            ids::show(Uuid::from_bytes(dsn::report_id(ending.queue_id.as_bytes(), &[ending.number.unsigned_abs()])));
-        let content = self.report(ending, &queue_id, code, words)?;
+        let numbers = [ending.number.unsigned_abs()];
+        let queue_id = ids::show(Uuid::from_bytes(dsn::report_id_of(action, ending.queue_id.as_bytes(), &numbers)));
+        let content = self.report(ending, &queue_id, action, code, words)?;
+        let what = if action == dsn::Action::Failed { "bounce" } else { "success report" };
         let envelope = Envelope {
             queue_id: queue_id.clone(),
             recipients: vec![Recipient { forward_path: ending.reverse_path.clone(), targets, ..Recipient::default() }],
@@ -110,15 +124,23 @@ impl Bouncer {
             events: vec![Event {
                 name: "received".into(),
                 service: "mda".into(),
-                text: format!("bounce of {}", ids::show(ending.queue_id)),
+                text: format!("{what} of {}", ids::show(ending.queue_id)),
                 ..Event::default()
             }],
             ..Envelope::default()
         };
-        self.accepting.accept(Draft { envelope, content: content.into() }).await
+        self.accepting.accept(Draft { envelope, content: content.into() }).await?;
+        Ok(Some(queue_id))
     }
 
-    fn report(&self, ending: &Ending, queue_id: &str, code: &str, words: &str) -> Result<Vec<u8>, Status> {
+    fn report(
+        &self,
+        ending: &Ending,
+        queue_id: &str,
+        action: dsn::Action,
+        code: &str,
+        words: &str,
+    ) -> Result<Vec<u8>, Status> {
         let size = usize::try_from(ending.size).unwrap_or_default();
         let header = content::decompress(&ending.header, size)?;
         let body = match ending.body.is_empty() {
@@ -137,7 +159,7 @@ impl Bouncer {
             recipients: vec![dsn::RecipientReport {
                 original_recipient: Some(ending.orcpt.clone()).filter(|o| !o.is_empty()),
                 final_recipient: ending.recipient.clone(),
-                action: dsn::Action::Failed,
+                action,
                 status: code.to_owned(),
                 remote_mta: None,
                 diagnostic: Some(words.to_owned()),

@@ -23,12 +23,12 @@ const DELIVER: &str = r"
 with wanted as (
     select distinct * from unnest($1::uuid[], $2::int[]) as w (queue_id, number)
 ), mine as materialized (
-    select d.queue_id, d.number, d.account_id, d.recipient
+    select d.queue_id, d.number, d.account_id, d.recipient, d.notify, d.orcpt
     from deliveries d join wanted using (queue_id, number)
     where d.account_id is not null and not d.held and d.not_before <= now()
     for update of d skip locked
 ), placed as materialized (
-    select mine.*, s.size, s.accepted_at, box.id as mailbox_id, box.name
+    select mine.*, s.size, s.accepted_at, s.reverse_path, box.id as mailbox_id, box.name
     from mine join spool s using (queue_id)
     cross join lateral (
         select id, name from mailboxes m
@@ -61,8 +61,14 @@ with wanted as (
 ), told as (
     insert into journey (queue_id, name, service, recipient, text, detail)
     select queue_id, 'delivered', 'mda', recipient, 'into ' || name, '' from numbered
+), promised as (
+    insert into success_reports (queue_id, number, recipient, orcpt, mailbox)
+    select queue_id, number, recipient, orcpt, name from numbered
+    where notify ilike '%success%' and reverse_path <> ''
+    returning queue_id, number
 )
-select queue_id, number, account_id, name as mailbox, uid from numbered";
+select queue_id, number, account_id, name as mailbox, uid, promised.queue_id is not null as promised
+from numbered left join promised using (queue_id, number)";
 
 #[derive(FromRow)]
 struct Delivered {
@@ -71,6 +77,8 @@ struct Delivered {
     account_id: i64,
     mailbox: String,
     uid: i64,
+    /// A report of it is due.
+    promised: bool,
 }
 
 pub struct Worker {
@@ -102,6 +110,9 @@ impl Worker {
                 self.metrics.delivered(delivered.len());
                 self.wakes.changed(delivered.iter().map(|d| ids::unsigned(d.account_id))).await;
                 trace(entries, &delivered);
+                if delivered.iter().any(|d| d.promised) {
+                    self.bouncer.successes.notify_one();
+                }
                 let left: Vec<DeliveryId> = entries
                     .iter()
                     .filter(|e| !delivered.iter().any(|d| is_same(&e.delivery, d)))

@@ -73,6 +73,7 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         accepting: accepting.clone(),
         hostname: config.hostname.clone(),
         metrics: metrics.clone(),
+        successes: Default::default(),
     };
     let rates = queue::Rates::new(&redis);
     let throttle = Throttle { rates, config: config.login_backoff, metrics: metrics.clone() };
@@ -126,8 +127,9 @@ fn start_delivery(
     let (pool, metrics, shutdown) = (parts.pool.clone(), parts.metrics.clone(), service.shutdown.clone());
     let dispatcher =
         tokio::spawn(dispatcher::run(pool.clone(), parts.dispatch.clone(), metrics.clone(), shutdown.clone()));
+    let reports = tokio::spawn(parts.bouncer.clone().report_successes(shutdown.clone()));
     let maintenance = tokio::spawn(maintenance::run(pool, config.journey_days, metrics, shutdown));
-    vec![worker, dispatcher, maintenance]
+    vec![worker, dispatcher, reports, maintenance]
 }
 
 fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {

@@ -12,7 +12,7 @@ use proto::{
 use runtime::telemetry;
 use tonic::Status;
 
-use crate::{Relay, lane, policy, settle::Ended};
+use crate::{Relay, lane, policy, settle::Ended, sign};
 
 /// A larger message is returned as its header section only, also with RET=FULL.
 const MAX_RETURNED: usize = 1 << 20;
@@ -61,7 +61,7 @@ pub(crate) async fn send(relay: &Relay, queue_id: &str, ended: &[&Ended], action
     let returned = read(relay, queue_id, !wants_full).await?;
 
     let host = &relay.config.hostname;
-    let content = dsn::Report {
+    let mut content = dsn::Report {
         reporting_mta: host.clone(),
         to: message.reverse_path.clone(),
         message_id: format!("{report_id}@{host}"),
@@ -73,6 +73,11 @@ pub(crate) async fn send(relay: &Relay, queue_id: &str, ended: &[&Ended], action
         returned: if wants_full { Returned::Message(&returned) } else { Returned::Header(&returned) },
     }
     .to_bytes();
+    match sign::fields(relay, host, &content).await {
+        Ok(fields) => drop(content.splice(0..0, fields.into_bytes())),
+        // The sender is told all the same.
+        Err(e) => tracing::warn!(mail.queue_id = queue_id, error = %e, "report goes unsigned"),
+    }
 
     let what = match action {
         Action::Failed => "bounce",

@@ -43,7 +43,7 @@ pub struct Config {
     pub tls_results_every: u64,
     /// The sender of these reports; unset: `postmaster@` the hostname.
     pub tls_report_from: Option<String>,
-    /// `auth-checker`, which signs them (RFC 8460 §3); unset: they go out unsigned.
+    /// `auth-checker`, which signs them (RFC 8460 §3) and DSNs; unset: they go out unsigned.
     pub auth_checker: Option<Peers>,
     /// Seconds between two looks whether a TLS report is due.
     pub tls_report_every: u64,

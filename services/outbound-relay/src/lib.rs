@@ -36,6 +36,7 @@ mod settle;
 mod settler;
 mod seven_bit;
 mod shed;
+mod sign;
 mod sts;
 mod sts_cache;
 mod tls;

@@ -10,7 +10,6 @@ use http_body_util::Full;
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use proto::{
-    auth::SignRequest,
     relay::{ClaimTlsReportRequest, FinishTlsReportRequest, TlsReport},
     spool::{Envelope, Event, Recipient},
 };
@@ -18,7 +17,7 @@ use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use tonic::Status;
 
-use crate::{Relay, bounce};
+use crate::{Relay, bounce, sign};
 
 const POST: Duration = Duration::from_secs(60);
 /// Of one record; more are not served.
@@ -189,12 +188,8 @@ async fn mail(
         date = Utc::now().to_rfc2822(),
         body = lines.join("\r\n"),
     );
-    if let Some(auth) = &relay.auth {
-        let domain = from.rsplit('@').next().unwrap_or_default().to_owned();
-        let request = SignRequest { domain, content: content.clone().into() };
-        let signature = auth.clone().sign(tokio_stream::iter([request])).await?.into_inner().header;
-        content.insert_str(0, &signature);
-    }
+    let domain = from.rsplit('@').next().unwrap_or_default();
+    content.insert_str(0, &sign::fields(relay, domain, content.as_bytes()).await?);
     let targets = bounce::targets(relay, to).await?;
     if targets.is_empty() {
         return Ok(());

@@ -93,10 +93,10 @@ fn pipelined_with_every_extension_over_tls() {
         C: MAIL FROM:<alice@sender.example> SIZE=7 BODY=8BITMIME RET=HDRS ENVID=QQ+2B
         C: RCPT TO:<b@x.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b@x.example
         C: RCPT TO:<nobody@x.example>
+        C: DATA
         S: 250 2.1.0 ok
         S: 250 2.1.5 ok
         S: 550 5.1.1 no such user
-        C: DATA
         S: 354 go on
         C: a
         C: ...
@@ -166,9 +166,11 @@ fn mail_refused_while_pipelining() {
         C: MAIL FROM:<alice@sender.example>
         C: RCPT TO:<a@x.example>
         C: RCPT TO:<b@x.example>
+        C: DATA
         S: 550 5.7.1 not you
         S: 503 5.5.1 need MAIL
         S: 503 5.5.1 need MAIL
+        S: 503 5.5.1 need RCPT
         C: RSET
         S: 250 ok
         C: QUIT
@@ -176,6 +178,59 @@ fn mail_refused_while_pipelining() {
     ",
     );
     assert!(finished[0].iter().all(|o| matches!(o, Outcome::Refused { stage: Stage::Mail, .. })));
+}
+
+const PIPELINING: &str = "
+        S: 220 x
+        C: EHLO mx.sender.example
+        S: 250-x
+        S: 250 PIPELINING
+        C: MAIL FROM:<alice@sender.example>
+        C: RCPT TO:<a@x.example>
+        C: DATA
+        S: 250 2.1.0 ok
+    ";
+
+/// RFC 2920 §3.1: a server that wants content for nobody gets an empty one, and its answer,
+/// whatever it is, says nothing.
+#[test]
+fn a_server_that_waits_for_content_without_recipients() {
+    for answer in ["554 5.5.1 no valid recipients", "250 2.0.0 thanks for nothing"] {
+        let script = format!(
+            "{PIPELINING}
+        S: 550 5.1.1 nobody
+        S: 354 go
+        C: .
+        S: {answer}
+        C: MAIL FROM:<alice@sender.example>
+        C: RCPT TO:<b@x.example>
+        C: DATA
+        S: 250 2.1.0 ok
+        S: 250 2.1.5 ok
+        S: 354 go
+        C: a
+        C: ...
+        C: .
+        S: 250 2.0.0 taken
+        C: QUIT
+        S: 221 bye"
+        );
+        let mails = vec![envelope(&["a@x.example"]), envelope(&["b@x.example"])];
+        let (_, finished, failure) = play(client(), mails, &script);
+        assert_eq!(failure, None);
+        assert!(matches!(&finished[0][0], Outcome::Refused { stage: Stage::Rcpt, reply } if reply.code == 550));
+        assert!(finished[1][0].is_accepted());
+    }
+}
+
+#[test]
+fn data_refused_in_the_group_is_refused_for_whom_was_accepted() {
+    let script = format!("{PIPELINING} S: 250 2.1.5 ok\nS: 451 4.3.0 later\nC: RSET\nS: 250 ok\nC: QUIT\nS: 221 bye");
+    let (_, finished, _) = play(client(), vec![envelope(&["a@x.example"])], &script);
+    assert!(matches!(&finished[0][0], Outcome::Refused { stage: Stage::Data, reply } if reply.code == 451));
+    let script = format!("{PIPELINING} S: 250 2.1.5 ok\nS: 421 4.3.2 going");
+    let (_, finished, _) = play(client(), vec![envelope(&["a@x.example"])], &script);
+    assert!(matches!(&finished[0][0], Outcome::Refused { stage: Stage::Data, reply } if reply.code == 421));
 }
 
 #[test]

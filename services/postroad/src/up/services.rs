@@ -199,6 +199,7 @@ impl Plan {
             setting("hostname", hostname.clone()),
             setting("redis_url", redis),
             setting("mda", mda.clone()),
+            setting("auth_checker", self.peers("auth-checker")),
             setting("relay_port", options.relay_port.to_string()),
         ];
         if !options.listen.is_unspecified() {

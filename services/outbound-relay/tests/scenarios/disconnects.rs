@@ -1,11 +1,8 @@
 //! A peer that hangs up: no duplicate while its answer is known, an honest retry where not.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::sync::atomic::Ordering;
 
-use support::{HangsUp, Peer, Script, delivery, site, told};
+use crate::support::{HangsUp, Peer, Script, delivery, site, told};
 
 const ZONE: [&str; 2] = ["example.com. MX 10 mx.example.com.", "mx.example.com. A 127.0.0.1"];
 

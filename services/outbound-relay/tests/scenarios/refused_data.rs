@@ -1,11 +1,6 @@
 //! 5xx and 4xx on DATA, at the final dot, and in the middle of the content.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
-use std::time::{Duration, Instant};
-
-use support::{CONTENT, Peer, Script, delivery, site, told};
+use crate::support::{CONTENT, Peer, Script, delivery, site, told};
 
 const ZONE: [&str; 2] = ["example.com. MX 10 mx.example.com.", "mx.example.com. A 127.0.0.1"];
 
@@ -50,8 +45,6 @@ async fn in_the_middle_of_the_content() {
         content.extend_from_slice(&line);
         content.extend_from_slice(b"\r\n");
     }
-    let start = Instant::now();
     let expected = ("bounced", "mx.example.com: 552 5.3.4 enough".to_owned(), 1);
     assert_eq!(outcome(script, &content).await, expected);
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }

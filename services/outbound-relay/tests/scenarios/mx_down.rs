@@ -1,11 +1,8 @@
 //! Hosts that are down: the next MX is tried, and with all of them down the mail waits.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::sync::atomic::Ordering;
 
-use support::{Peer, Script, delivery, site, told};
+use crate::support::{Peer, Script, delivery, site, told};
 
 const ZONE: [&str; 4] = [
     "example.com. MX 10 first.example.com.",

@@ -1,12 +1,9 @@
 //! A tarpit: slow replies are waited for, silence is not waited for for ever, and neither holds
 //! back others.
-#![allow(clippy::unwrap_used)]
 
-mod support;
+use std::time::Duration;
 
-use std::time::{Duration, Instant};
-
-use support::{Peer, Script, delivery, site, told};
+use crate::support::{Peer, Script, delivery, site, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_replies_are_waited_for() {
@@ -15,12 +12,13 @@ async fn slow_replies_are_waited_for() {
     let fast = Peer::start(&format!("127.0.0.3:{port}"), Script::default()).await;
     let site = site(&[], port, |_| ()).await;
     site.submit(vec![delivery("bob@[127.0.0.1]")]).await;
-    let start = Instant::now();
     for _ in 0..20 {
         site.submit(vec![delivery("bob@[127.0.0.3]")]).await;
     }
-    site.outcomes(20).await;
-    assert!(start.elapsed() < Duration::from_secs(3) && fast.taken() == 20, "{:?}", start.elapsed());
+    for outcome in &site.outcomes(20).await[..20] {
+        assert_eq!(outcome.event.as_ref().unwrap().recipient, "bob@[127.0.0.3]", "nobody waits for the slow one");
+    }
+    assert_eq!(fast.taken(), 20);
     for outcome in site.outcomes(21).await {
         assert_eq!(told(&outcome).0, "relayed");
     }

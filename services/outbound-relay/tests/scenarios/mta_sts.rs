@@ -1,13 +1,10 @@
 //! MTA-STS end to end: a policy host with HTTPS on loopback, a policy that outlives its host, and
 //! the report that goes out (RFC 8461, RFC 8460).
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::{io::Read as _, sync::Arc};
 
 use proto::relay::{TlsReport, TlsResult};
-use support::{Peer, Script, Tls, delivery, site, tls::Authority, told};
+use crate::support::{Peer, Script, Tls, delivery, site, tls::Authority, told};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -40,7 +37,7 @@ fn ok(policy: &str) -> String {
 }
 
 /// The TLS results, once there are some.
-async fn counted(site: &support::Site) -> Vec<TlsResult> {
+async fn counted(site: &crate::support::Site) -> Vec<TlsResult> {
     for _ in 0..100 {
         let results = site.mda.0.lock().unwrap().tls_results.clone();
         if !results.is_empty() {

@@ -1,14 +1,11 @@
 //! TLS broken, expired, for the wrong name, or absent, under each policy: opportunistic,
 //! MTA-STS and DANE.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::sync::Arc;
 
 use hickory_server::{Server, zone_handler::Catalog};
 use proto::{relay::StsPolicy, spool::Claimed};
-use support::{
+use crate::support::{
     Peer, Script, Site, Tls, delivery, detail, site_with,
     tls::{Authority, Certificate},
     told, zone,

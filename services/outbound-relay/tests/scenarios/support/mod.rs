@@ -1,5 +1,4 @@
 //! The relay with a Redis and a name server of its own, an `mda` in memory, and scripted peers.
-#![allow(dead_code, unused_imports, clippy::unwrap_used, reason = "every test uses a part of it")]
 
 mod mda;
 mod peer;

@@ -170,7 +170,7 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
     memory: &Memory,
     is_secure: bool,
 ) -> Option<bool> {
-    let mut messages = 0;
+    let (mut messages, mut recipients) = (0, 0);
     loop {
         let line = hear(stream, memory).await?;
         match line.split(' ').next()? {
@@ -195,12 +195,19 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
             }
             "AUTH" if line == "AUTH PLAIN AHVzZXIAcGFzcw==" => say(stream, script, "235 2.7.0 welcome").await,
             "AUTH" => say(stream, script, "535 5.7.8 wrong").await,
-            "MAIL" => say(stream, script, script.mail).await,
+            "MAIL" => {
+                recipients = 0;
+                say(stream, script, script.mail).await;
+            }
             "RCPT" => {
                 let scripted = script.rcpt.iter().find(|(part, _)| line.contains(part)).map(|(_, r)| *r);
                 let grey = script.greylist.filter(|_| memory.seen.lock().unwrap().insert(line.clone()));
-                say(stream, script, scripted.or(grey).unwrap_or("250 2.1.5 Ok")).await;
+                let answer = scripted.or(grey).unwrap_or("250 2.1.5 Ok");
+                recipients += usize::from(answer.starts_with('2'));
+                say(stream, script, answer).await;
             }
+            // As every server does: DATA came with the commands before it.
+            "DATA" if recipients == 0 => say(stream, script, "554 5.5.1 no valid recipients").await,
             "DATA" => {
                 tokio::time::sleep(script.data_delay).await;
                 say(stream, script, script.data).await;
@@ -253,7 +260,7 @@ async fn content<S: AsyncRead + AsyncWrite + Unpin>(
             && octets > limit
         {
             say(stream, script, reply).await;
-            tokio::time::sleep(Duration::from_secs(30)).await;
+            tokio::time::sleep(Duration::from_secs(600)).await;
             return Some(false);
         }
         if line == "." {

@@ -1,12 +1,9 @@
 //! Where mail goes and leaves from: CNAME, internationalised domains, smarthosts, egress pools,
 //! and peers that lack extensions.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use outbound_relay::{EgressSource, Route, RouteTls, Tenant};
 use proto::spool::Claimed;
-use support::{Peer, Script, Tls, delivery, site, told};
+use crate::support::{Peer, Script, Tls, delivery, site, told};
 
 fn route(domains: &[&str], host: String, tls: RouteTls) -> Route {
     let domains = domains.iter().map(|d| (*d).to_owned()).collect();
@@ -113,13 +110,13 @@ async fn bdat_where_it_is_offered() {
     let peer = Peer::start("127.0.0.1:0", Script { offers, ..Script::default() }).await;
     let site = site(&[], peer.address.port(), |c| c.trace_header = false).await;
     let large = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(20_000));
-    for (count, content) in [support::CONTENT, large.as_str()].iter().enumerate() {
+    for (count, content) in [crate::support::CONTENT, large.as_str()].iter().enumerate() {
         site.submit_content(vec![delivery("bob@[127.0.0.1]")], content.as_bytes()).await;
         assert_eq!(told(&site.outcomes(count + 1).await[count]).0, "relayed");
     }
     let lines = peer.lines();
     assert_eq!((peer.count("DATA"), peer.taken()), (0, 2));
-    assert_eq!(peer.count(&format!("BDAT {} LAST", support::CONTENT.len())), 1);
+    assert_eq!(peer.count(&format!("BDAT {} LAST", crate::support::CONTENT.len())), 1);
     assert!(lines.contains(&".dot".to_owned()), "not stuffed: {lines:?}");
     assert_eq!(peer.count("0123456789"), 20_000);
     site.stop().await;

@@ -1,9 +1,6 @@
 //! 4xx and 5xx for some recipients of one transaction: each has its own fate.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
-use support::{Peer, Script, delivery, detail, site, told};
+use crate::support::{Peer, Script, delivery, detail, site, told};
 
 const ZONE: [&str; 2] = ["example.com. MX 10 mx.example.com.", "mx.example.com. A 127.0.0.1"];
 
