@@ -14,6 +14,7 @@ use proto::{
     journey::journey_client::JourneyClient,
     mailboxes::mailboxes_client::MailboxesClient,
     relay::relay_client::RelayClient,
+    rules::rules_client::RulesClient,
     spool::spool_client::SpoolClient,
 };
 use runtime::grpc::{Channel, channel};
@@ -197,6 +198,10 @@ impl Mda {
 
     pub fn mailboxes(&self) -> MailboxesClient<Channel> {
         MailboxesClient::new(self.channel.clone()).max_decoding_message_size(proto::MAX_GRPC_MESSAGE)
+    }
+
+    pub fn rules(&self) -> RulesClient<Channel> {
+        RulesClient::new(self.channel.clone())
     }
 
     pub fn journey(&self) -> JourneyClient<Channel> {

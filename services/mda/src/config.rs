@@ -29,6 +29,10 @@ pub struct Config {
     pub redispatch_seconds: u32,
     /// Days that the journey of a finished message is kept.
     pub journey_days: u32,
+    /// What Sieve scripts may use.
+    pub sieve: crate::rules::Config,
+    /// `auth-checker`, which signs the answers of vacations (RFC 6376); unset: they go out unsigned.
+    pub auth_checker: Option<runtime::grpc::Peers>,
     /// What failed logins lead to.
     pub login_backoff: crate::directory::throttle::Config,
     /// The issuer whose tokens OAUTHBEARER and XOAUTH2 take; without it they are not offered.
@@ -66,6 +70,8 @@ impl Default for Config {
             stream_bound: 10_000,
             redispatch_seconds: 20,
             journey_days: 30,
+            sieve: Default::default(),
+            auth_checker: None,
             login_backoff: Default::default(),
             oidc: None,
         }
@@ -113,6 +119,7 @@ impl runtime::ServiceConfig for Config {
                 self.login_backoff.first_seconds, self.login_backoff.longest_seconds
             ));
         }
+        self.sieve.validate()?;
         if let Some(oidc) = &self.oidc {
             oidc.validate()?;
         }

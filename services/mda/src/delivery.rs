@@ -11,7 +11,7 @@ use runtime::telemetry;
 use sqlx::{FromRow, PgPool, types::Uuid};
 use tokio_util::sync::CancellationToken;
 
-use crate::{bounce::Bouncer, ids, metrics::Metrics, wakes::WakeHub};
+use crate::{bounce::Bouncer, ids, metrics::Metrics, rules::Runner, wakes::WakeHub};
 
 /// Deliveries of one statement.
 pub const BATCH: usize = 256;
@@ -26,6 +26,8 @@ with wanted as (
     select d.queue_id, d.number, d.account_id, d.recipient, d.notify, d.orcpt
     from deliveries d join wanted using (queue_id, number)
     where d.account_id is not null and not d.held and d.not_before <= now()
+      -- Whose account has rules is delivered by them.
+      and not exists (select from rules r where r.account_id = d.account_id and r.is_active)
     for update of d skip locked
 ), placed as materialized (
     select mine.*, s.size, s.accepted_at, s.reverse_path, box.id as mailbox_id, box.name
@@ -86,6 +88,7 @@ pub struct Worker {
     pub consumer: Consumer,
     pub wakes: WakeHub,
     pub bouncer: Bouncer,
+    pub rules: Runner,
     pub metrics: Metrics,
 }
 
@@ -118,6 +121,7 @@ impl Worker {
                     .filter(|e| !delivered.iter().any(|d| is_same(&e.delivery, d)))
                     .map(|e| e.delivery.clone())
                     .collect();
+                let left = if left.is_empty() { left } else { self.rules.deliver(left).await };
                 if !left.is_empty() {
                     self.bouncer.bounce_homeless(&left).await;
                 }

@@ -20,6 +20,7 @@ pub mod mailboxes;
 pub mod maintenance;
 pub mod metrics;
 pub mod relay;
+pub mod rules;
 pub mod spool;
 pub mod wakes;
 
@@ -29,7 +30,7 @@ use config::Role;
 use proto::{
     MAX_GRPC_MESSAGE, admin::admin_server::AdminServer, directory::directory_server::DirectoryServer,
     journey::journey_server::JourneyServer, mailboxes::mailboxes_server::MailboxesServer,
-    relay::relay_server::RelayServer, spool::spool_server::SpoolServer,
+    relay::relay_server::RelayServer, rules::rules_server::RulesServer, spool::spool_server::SpoolServer,
 };
 use queue::{Consumer, Producer, Stream};
 use sqlx::PgPool;
@@ -47,6 +48,7 @@ struct Parts {
     wakes: WakeHub,
     dispatch: Dispatch,
     bouncer: Bouncer,
+    rules: rules::Runner,
     turns: queue::Turns,
     throttle: Throttle,
     metrics: Metrics,
@@ -67,6 +69,7 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         () = service.shutdown.cancelled() => return Ok(()),
     }
     let dispatch = Dispatch::new(Producer::new(&redis), config.stream_bound, config.redispatch_seconds);
+    let wakes = WakeHub::new(&redis);
     let accepting = Accepting::new(pool.clone(), dispatch.clone());
     let bouncer = Bouncer {
         pool: pool.clone(),
@@ -75,10 +78,11 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         metrics: metrics.clone(),
         successes: Default::default(),
     };
+    let rules = rules::Runner::new(&config, bouncer.clone(), accepting.clone(), wakes.clone());
     let rates = queue::Rates::new(&redis);
     let throttle = Throttle { rates, config: config.login_backoff, metrics: metrics.clone() };
     let turns = queue::Turns::new(&redis);
-    let parts = Parts { pool: pool.clone(), wakes: WakeHub::new(&redis), dispatch, bouncer, turns, throttle, metrics };
+    let parts = Parts { pool: pool.clone(), wakes, dispatch, bouncer, rules, turns, throttle, metrics };
 
     let hub = parts.wakes.clone();
     let wake_watch = tokio::spawn(queue::watch_wakes(redis.clone(), move |account| hub.wake(account)));
@@ -121,6 +125,7 @@ fn start_delivery(
         consumer: Consumer::new(redis, Stream::Local, format!("mda-{}", Uuid::now_v7()), delivery::BATCH),
         wakes: parts.wakes.clone(),
         bouncer: parts.bouncer.clone(),
+        rules: parts.rules.clone(),
         metrics: parts.metrics.clone(),
     };
     let worker = tokio::spawn(worker.run(service.shutdown.clone()));
@@ -158,6 +163,9 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
             max_message_size: config.max_message_size,
         };
         routes.add_service(MailboxesServer::new(mailboxes).max_encoding_message_size(MAX_GRPC_MESSAGE));
+    }
+    if config.has(Role::Mailboxes) || config.has(Role::Admin) {
+        routes.add_service(RulesServer::new(rules::Service { pool: pool(), config: config.sieve.clone() }));
     }
     if config.has(Role::Admin) {
         let admin =

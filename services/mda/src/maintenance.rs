@@ -65,6 +65,7 @@ async fn once(pool: &PgPool, journey_days: u32, metrics: &Metrics) -> Result<(),
     }
     let days = i32::try_from(journey_days).unwrap_or(i32::MAX);
     sqlx::query(FORGET).bind(days).bind(BATCH).execute(pool).await?;
+    crate::rules::forget(pool, BATCH).await?;
     let (open, oldest): (i64, f64) = sqlx::query_as(
         "select (select reltuples::bigint from pg_class where oid = 'deliveries'::regclass),
                 coalesce(extract(epoch from now() - min(due_at)), 0)::float8

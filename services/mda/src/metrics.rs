@@ -15,6 +15,7 @@ pub struct Metrics {
     oldest_due: Gauge<f64, AtomicU64>,
     open: Gauge,
     reclaimed: Counter,
+    rules: Family<RuleLabel, Counter>,
     logins_failed: Counter,
     logins_throttled: Counter,
     logins_unlimited: Counter,
@@ -23,6 +24,11 @@ pub struct Metrics {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StreamLabel {
     stream: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RuleLabel {
+    action: &'static str,
 }
 
 impl Metrics {
@@ -34,6 +40,7 @@ impl Metrics {
         registry.register("mda_oldest_due_seconds", "Age of the oldest due delivery", m.oldest_due.clone());
         registry.register("mda_open_deliveries", "Deliveries without a final state", m.open.clone());
         registry.register("mda_contents_reclaimed", "Contents that nothing referred to", m.reclaimed.clone());
+        registry.register("mda_rule_actions", "What rules of accounts did with messages", m.rules.clone());
         registry.register("mda_logins_failed", "Logins with wrong credentials", m.logins_failed.clone());
         registry.register(
             "mda_logins_throttled",
@@ -46,6 +53,10 @@ impl Metrics {
             m.logins_unlimited.clone(),
         );
         m
+    }
+
+    pub fn rule(&self, action: &'static str) {
+        self.rules.get_or_create(&RuleLabel { action }).inc();
     }
 
     pub fn login_failed(&self) {

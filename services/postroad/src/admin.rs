@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Site, refused},
-    text,
+    rules, text,
 };
 
 /// Longer than any password that a hash takes whole.
@@ -35,6 +35,15 @@ enum Subject {
     /// Addresses that lead to others
     #[command(subcommand)]
     Alias(Alias),
+    /// Scripts that sort an account's mail (RFC 5228)
+    #[command(subcommand)]
+    Sieve(rules::Sieve),
+    /// Answers while somebody is away
+    #[command(subcommand)]
+    Vacation(rules::Vacation),
+    /// Mail that goes on to other addresses
+    #[command(subcommand)]
+    Forward(rules::Forward),
 }
 
 #[derive(Debug, Subcommand)]
@@ -161,9 +170,9 @@ enum Alias {
 }
 
 /// What is printed: lines for people, a document for programs.
-struct Answer {
-    lines: Vec<String>,
-    document: Value,
+pub(crate) struct Answer {
+    pub lines: Vec<String>,
+    pub document: Value,
 }
 
 pub async fn run(options: Options) -> anyhow::Result<()> {
@@ -172,6 +181,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Subject::Domain(domain) => domain.run(client, options.site.hostname()).await?,
         Subject::Account(account) => account.run(client).await?,
         Subject::Alias(alias) => alias.run(client).await?,
+        Subject::Sieve(sieve) => sieve.run(options.site.rules()?).await?,
+        Subject::Vacation(vacation) => vacation.run(options.site.rules()?).await?,
+        Subject::Forward(forward) => forward.run(options.site.rules()?).await?,
     };
     if options.site.json {
         println!("{}", answer.document);

@@ -11,6 +11,7 @@ use proto::{
     MAX_GRPC_MESSAGE,
     admin::{Domain, admin_client::AdminClient},
     journey::journey_client::JourneyClient,
+    rules::rules_client::RulesClient,
 };
 use runtime::grpc::{Channel, Peers, TlsFiles};
 
@@ -44,6 +45,10 @@ impl Site {
 
     pub fn journey(&self) -> anyhow::Result<JourneyClient<Channel>> {
         Ok(JourneyClient::new(self.channel()?).max_decoding_message_size(MAX_GRPC_MESSAGE))
+    }
+
+    pub fn rules(&self) -> anyhow::Result<RulesClient<Channel>> {
+        Ok(RulesClient::new(self.channel()?).max_decoding_message_size(MAX_GRPC_MESSAGE))
     }
 
     /// The host name of the Postroad that runs in the data directory.

@@ -11,6 +11,7 @@ mod admin;
 mod check;
 mod client;
 mod queue;
+mod rules;
 mod text;
 mod trace;
 pub mod up;

@@ -15,7 +15,7 @@ impl<W: World> Run<'_, W> {
     pub fn body(&mut self, transform: &Transform, matching: &Matching) -> Result<bool, Stop> {
         let world = self.world;
         let Some(content) = world.content() else { return Err(Stop::Needs(Fact::Content)) };
-        self.spend(1 + content.len() / 64)?;
+        self.spend(1 + content.len() / 256)?;
         let types = match transform {
             Transform::Raw => {
                 let body = content.get(message::split(content)..).unwrap_or_default();

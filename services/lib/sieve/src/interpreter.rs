@@ -23,7 +23,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { steps: 1_000_000, actions: 32, redirects: 4 }
+        Self { steps: 500_000, actions: 32, redirects: 4 }
     }
 }
 

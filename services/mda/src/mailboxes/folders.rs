@@ -87,6 +87,24 @@ pub async fn create(pool: &PgPool, request: CreateRequest) -> Result<CreateRespo
     Ok(CreateResponse { mailbox_id: ids::unsigned(id) })
 }
 
+/// The mailbox of that name, made when it is not there; `None` when it cannot be one.
+pub async fn ensure(tx: &mut PgConnection, account_id: i64, name: &str) -> Result<Option<i64>, sqlx::Error> {
+    if check_name(name).is_err() {
+        return Ok(None);
+    }
+    create_parents(tx, account_id, name).await?;
+    sqlx::query("insert into mailboxes (account_id, name) values ($1, $2) on conflict do nothing")
+        .bind(account_id)
+        .bind(name)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query_scalar("select id from mailboxes where account_id = $1 and name = $2")
+        .bind(account_id)
+        .bind(name)
+        .fetch_optional(tx)
+        .await
+}
+
 async fn create_parents(tx: &mut PgConnection, account_id: i64, name: &str) -> Result<(), sqlx::Error> {
     sqlx::query("insert into mailboxes (account_id, name) select $1, unnest($2::text[]) on conflict do nothing")
         .bind(account_id)

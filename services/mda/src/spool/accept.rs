@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use proto::spool::{Envelope, Event, target::To};
 use queue::{Item, Stream};
-use sqlx::{PgPool, types::Uuid};
+use sqlx::{PgConnection, PgExecutor, PgPool, types::Uuid};
 use tonic::Status;
 
 use super::{
@@ -30,7 +30,11 @@ pub struct Accepting {
     batcher: Batcher<Row>,
     /// What is about to be relayed.
     pub recent: Recent,
+    dispatch: Dispatch,
 }
+
+/// A draft that is checked, parsed and compressed: ready to be written in a transaction of the caller's.
+pub struct Ready(Row);
 
 struct Row {
     queue_id: Uuid,
@@ -54,11 +58,27 @@ impl Accepting {
     pub fn new(pool: PgPool, dispatch: Dispatch) -> Self {
         let recent = Recent::default();
         let kept = recent.clone();
+        let handing_out = dispatch.clone();
         let batcher = Batcher::start(2, move |jobs: Vec<Job<Row>>| {
             let (pool, dispatch, recent) = (pool.clone(), dispatch.clone(), kept.clone());
             async move { commit(&pool, &dispatch, &recent, jobs).await }
         });
-        Self { batcher, recent }
+        Self { batcher, recent, dispatch: handing_out }
+    }
+
+    pub fn ready(draft: Draft) -> Result<Ready, Status> {
+        check(draft).map(Ready)
+    }
+
+    /// Part of what else the transaction does; after its commit they are to be handed out.
+    pub async fn write_within(&self, tx: &mut PgConnection, messages: &[&Ready]) -> Result<(), sqlx::Error> {
+        let rows: Vec<&Row> = messages.iter().map(|ready| &ready.0).collect();
+        if rows.is_empty() { Ok(()) } else { write(tx, &self.dispatch, &rows).await }
+    }
+
+    pub async fn hand_out(&self, messages: &[&Ready]) {
+        let rows: Vec<&Row> = messages.iter().map(|ready| &ready.0).collect();
+        self.dispatch.now(&items(&rows)).await;
     }
 
     pub async fn accept(&self, draft: Draft) -> Result<(), Status> {
@@ -188,7 +208,7 @@ from unnest($23::uuid[], $24::bigint[], $25::text[], $26::text[], $27::text[], $
     as e (queue_id, at_ms, name, service, recipient, text, detail)
 join fresh using (queue_id)";
 
-async fn write(pool: &PgPool, dispatch: &Dispatch, rows: &[&Row]) -> Result<(), sqlx::Error> {
+async fn write(executor: impl PgExecutor<'_>, dispatch: &Dispatch, rows: &[&Row]) -> Result<(), sqlx::Error> {
     fn column<'a, T>(rows: &[&'a Row], value: impl Fn(&'a Row) -> T) -> Vec<T> {
         rows.iter().map(|r| value(r)).collect()
     }
@@ -229,7 +249,7 @@ async fn write(pool: &PgPool, dispatch: &Dispatch, rows: &[&Row]) -> Result<(), 
         .bind(column(rows, |r| r.envelope.require_tls))
         .bind(column(rows, |r| priority(&r.envelope)))
         .bind(deliveries.iter().map(|(r, ..)| r.held_until).collect::<Vec<_>>())
-        .execute(pool)
+        .execute(executor)
         .await?;
     Ok(())
 }

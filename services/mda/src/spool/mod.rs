@@ -22,7 +22,7 @@ use sqlx::PgPool;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
-pub use accept::{Accepting, Draft};
+pub use accept::{Accepting, Draft, Ready};
 
 pub use claim::delivery_id;
 pub use settle::release;

@@ -182,6 +182,7 @@ impl Plan {
                 setting("database_url", database),
                 setting("redis_url", redis.clone()),
                 setting("hostname", hostname.clone()),
+                setting("auth_checker", self.peers("auth-checker")),
             ],
         );
         all.insert("auth-checker", [vec![setting("mda", mda.clone())], dns.clone()].concat());

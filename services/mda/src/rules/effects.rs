@@ -1,0 +1,344 @@
+//! Carries out what rules decided: all of it in the transaction that settles the delivery.
+
+use std::collections::BTreeMap;
+
+use proto::spool::DeliveryId;
+use sieve::Action;
+use sqlx::{FromRow, PgConnection};
+use tonic::Status;
+
+use super::{
+    decide::{Decision, Facts, confine},
+    digest,
+    letters::{Answer, Redirection},
+    runner::{Loaded, Runner},
+};
+use crate::{content::plain, database::status, mailboxes::ensure, spool::release};
+
+/// What became of a delivery.
+pub enum Settled {
+    Done { mailboxes: usize },
+    /// Somebody else did it, or it is held.
+    Gone,
+    /// The account is gone.
+    Homeless,
+    /// What the script took for new has been seen meanwhile.
+    Again,
+}
+
+/// A line of the journey: name and text.
+type Line = (&'static str, String);
+
+/// Where a copy goes; no name is where it would go without rules.
+#[derive(Debug, Default)]
+struct Placement {
+    name: Option<String>,
+    create: bool,
+    flags: i16,
+    keywords: Vec<String>,
+}
+
+#[derive(Default)]
+struct Plan {
+    placements: Vec<Placement>,
+    redirection: Redirection,
+    answer: Option<Answer>,
+    lines: Vec<Line>,
+}
+
+#[derive(FromRow)]
+struct Box {
+    id: i64,
+    name: String,
+}
+
+impl Runner {
+    pub(super) async fn carry_out(
+        &self,
+        row: &Loaded,
+        id: &DeliveryId,
+        mut decision: Decision,
+        facts: &Facts,
+    ) -> Result<Settled, Status> {
+        let mut lines: Vec<Line> = Vec::new();
+        if let Some(why) = &decision.failure {
+            self.metrics.rule("failed");
+            tracing::info!(mail.queue_id = %id.queue_id, "a script failed, the message is kept");
+            lines.push(("rule-failed", format!("script {:?}: {why}; the message is kept", row.script_name)));
+        }
+        if row.junk {
+            lines.extend(confine(&mut decision).into_iter().map(|note| ("rule", note.to_owned())));
+        }
+        if let [Action::Reject { reason }] = decision.actions.as_slice() {
+            // RFC 5429 §2.1: a DSN, because the door has said 250 long ago.
+            let words = format!("550 5.7.1 rejected by the recipient: {}", reason.trim());
+            let bounced = self.bouncer.bounce(id, "5.7.1", &words).await?;
+            self.metrics.rule("reject");
+            return Ok(if bounced { Settled::Done { mailboxes: 0 } } else { Settled::Gone });
+        }
+        let mut plan = self.plan(row, facts, &decision, lines).await?;
+        let mut tx = self.pool.begin().await.map_err(status)?;
+        let settled = self.write(&mut tx, row, &decision, facts, &mut plan).await.map_err(status)?;
+        if !matches!(settled, Settled::Done { .. }) {
+            return Ok(settled);
+        }
+        tx.commit().await.map_err(status)?;
+        self.count(&plan);
+        let letters = [plan.redirection.letter.as_ref(), plan.answer.as_ref().map(|a| &a.letter)];
+        let letters: Vec<_> = letters.into_iter().flatten().map(|letter| &letter.ready).collect();
+        if !letters.is_empty() {
+            self.accepting.hand_out(&letters).await;
+        }
+        Ok(settled)
+    }
+
+    fn count(&self, plan: &Plan) {
+        for (name, _) in &plan.lines {
+            match *name {
+                "redirected" | "discarded" => self.metrics.rule(name),
+                "delivered" => self.metrics.rule("filed"),
+                _ => {}
+            }
+        }
+        if plan.answer.is_some() {
+            self.metrics.rule("vacation");
+        }
+    }
+
+    /// Everything that can be prepared before rows are locked.
+    async fn plan(&self, row: &Loaded, facts: &Facts, decision: &Decision, lines: Vec<Line>) -> Result<Plan, Status> {
+        let mut plan = Plan { lines, ..Plan::default() };
+        let mut redirects = Vec::new();
+        for action in &decision.actions {
+            match action {
+                Action::Keep { flags } => plan.placements.push(placement(None, false, flags)),
+                Action::FileInto { mailbox, create, flags } => {
+                    plan.placements.push(placement(Some(mailbox), *create, flags));
+                }
+                Action::Redirect { address } => redirects.push(address.as_str()),
+                Action::Vacation(reply) => match self.answer(row, facts, reply.clone()).await? {
+                    Ok(answer) => plan.answer = Some(answer),
+                    Err(why) => plan.lines.push(("vacation", format!("not answered: {why}"))),
+                },
+                Action::Reject { .. } => {}
+            }
+        }
+        if !redirects.is_empty() {
+            plan.redirection = self.redirect(row, facts, &redirects).await?;
+        }
+        for (address, why) in &plan.redirection.refused {
+            plan.lines.push(("rule", format!("not redirected to {address}: {why}")));
+        }
+        if let Some(letter) = &plan.redirection.letter {
+            let to = plan.redirection.to.join(", ");
+            plan.lines.push(("redirected", format!("to {to} as {}", letter.queue_id)));
+        } else if !redirects.is_empty() && plan.placements.is_empty() {
+            // What can go nowhere else stays.
+            plan.placements.push(Placement::default());
+        }
+        Ok(plan)
+    }
+
+    async fn write(
+        &self,
+        tx: &mut PgConnection,
+        row: &Loaded,
+        decision: &Decision,
+        facts: &Facts,
+        plan: &mut Plan,
+    ) -> Result<Settled, sqlx::Error> {
+        // As the common statement does it: the delivery first, then mailboxes in their order.
+        let mine: Option<i32> = sqlx::query_scalar(
+            "select number from deliveries where queue_id = $1 and number = $2 and account_id = $3 and not held
+             for update skip locked",
+        )
+        .bind(row.queue_id)
+        .bind(row.number)
+        .bind(row.account_id)
+        .fetch_optional(&mut *tx)
+        .await?;
+        if mine.is_none() {
+            return Ok(Settled::Gone);
+        }
+        if !track(tx, row, decision, facts).await? {
+            return Ok(Settled::Again);
+        }
+        let Some(home) = default_box(tx, row).await? else { return Ok(Settled::Homeless) };
+        let mut places: BTreeMap<i64, (String, Placement)> = BTreeMap::new();
+        for placement in std::mem::take(&mut plan.placements) {
+            let found = find_box(tx, row, &placement).await?;
+            let place = match (&placement.name, found) {
+                (_, Some(place)) => place,
+                (None, None) => Box { id: home.id, name: home.name.clone() },
+                (Some(name), None) => {
+                    plan.lines.push(("rule", format!("mailbox {name:?} does not exist")));
+                    Box { id: home.id, name: home.name.clone() }
+                }
+            };
+            places.insert(place.id, (place.name, placement));
+        }
+        insert(tx, row, &places).await?;
+        plan.lines.extend(places.values().map(|(name, _)| ("delivered", format!("into {name}"))));
+        self.send(tx, row, plan).await?;
+        if places.is_empty() {
+            if plan.redirection.letter.is_none() {
+                plan.lines.push(("discarded", "by a rule of the recipient".to_owned()));
+            }
+            release(&mut *tx, &[row.queue_id]).await?;
+        }
+        settle(tx, row, &plan.lines).await?;
+        Ok(Settled::Done { mailboxes: places.len() })
+    }
+
+    async fn send(&self, tx: &mut PgConnection, row: &Loaded, plan: &mut Plan) -> Result<(), sqlx::Error> {
+        if let Some(answer) = &plan.answer {
+            // RFC 5230 §4.2: whoever was answered in this time is not answered again.
+            let due: Option<bool> = sqlx::query_scalar(
+                "insert into vacation_answers (account_id, key, until) values ($1, $2, now() + make_interval(secs => $3))
+                 on conflict (account_id, key) do update set until = excluded.until where vacation_answers.until <= now()
+                 returning true",
+            )
+            .bind(row.account_id)
+            .bind(&answer.key)
+            .bind(answer.seconds as f64)
+            .fetch_optional(&mut *tx)
+            .await?;
+            if due.is_some() {
+                let line = format!("answered to {} as {}", row.reverse_path, answer.letter.queue_id);
+                plan.lines.push(("vacation", line));
+            } else {
+                plan.lines.push(("vacation", "not answered: the sender was answered before".to_owned()));
+                plan.answer = None;
+            }
+        }
+        let letters = [plan.redirection.letter.as_ref(), plan.answer.as_ref().map(|a| &a.letter)];
+        let letters: Vec<_> = letters.into_iter().flatten().map(|letter| &letter.ready).collect();
+        self.accepting.write_within(tx, &letters).await
+    }
+}
+
+fn placement(name: Option<&String>, create: bool, flags: &[String]) -> Placement {
+    let mut out = Placement { name: name.map(|n| plain(n)), create, ..Placement::default() };
+    for flag in flags {
+        match flag.as_str() {
+            "\\Seen" => out.flags |= 1,
+            "\\Answered" => out.flags |= 2,
+            "\\Flagged" => out.flags |= 4,
+            "\\Deleted" => out.flags |= 8,
+            "\\Draft" => out.flags |= 16,
+            keyword => out.keywords.push(keyword.to_owned()),
+        }
+    }
+    out.keywords.sort_unstable();
+    out
+}
+
+/// Remembers ids; false when one that was new has come meanwhile (RFC 7352 §3).
+async fn track(tx: &mut PgConnection, row: &Loaded, decision: &Decision, facts: &Facts) -> Result<bool, sqlx::Error> {
+    for tracked in &decision.tracked {
+        let was_known = facts.tracked.get(&tracked.key).copied().unwrap_or(false);
+        if was_known && !tracked.renew {
+            continue;
+        }
+        let written: Option<bool> = sqlx::query_scalar(
+            "insert into sieve_tracked (account_id, key, until) values ($1, $2, now() + make_interval(secs => $3))
+             on conflict (account_id, key) do update set until = excluded.until where sieve_tracked.until <= now() or $4
+             returning true",
+        )
+        .bind(row.account_id)
+        .bind(digest(&[&tracked.key]))
+        .bind(tracked.seconds as f64)
+        .bind(was_known)
+        .fetch_optional(&mut *tx)
+        .await?;
+        if written.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Where the message goes without rules.
+async fn default_box(tx: &mut PgConnection, row: &Loaded) -> Result<Option<Box>, sqlx::Error> {
+    sqlx::query_as(
+        r"select id, name from mailboxes
+          where account_id = $1 and (name = 'INBOX' or ($2 and special_use = '\Junk'))
+          order by special_use = '\Junk' desc limit 1",
+    )
+    .bind(row.account_id)
+    .bind(row.junk)
+    .fetch_optional(tx)
+    .await
+}
+
+async fn find_box(tx: &mut PgConnection, row: &Loaded, placement: &Placement) -> Result<Option<Box>, sqlx::Error> {
+    let Some(name) = &placement.name else { return Ok(None) };
+    let name = if name.eq_ignore_ascii_case("INBOX") { "INBOX" } else { name.as_str() };
+    let id: Option<i64> = match placement.create {
+        true => ensure(tx, row.account_id, name).await?,
+        false => {
+            sqlx::query_scalar("select id from mailboxes where account_id = $1 and name = $2")
+                .bind(row.account_id)
+                .bind(name)
+                .fetch_optional(tx)
+                .await?
+        }
+    };
+    Ok(id.map(|id| Box { id, name: name.to_owned() }))
+}
+
+/// A row in each mailbox; UIDs come from the locked one (Invariant 5).
+async fn insert(
+    tx: &mut PgConnection,
+    row: &Loaded,
+    places: &BTreeMap<i64, (String, Placement)>,
+) -> Result<(), sqlx::Error> {
+    for (id, (_, placement)) in places {
+        sqlx::query(
+            "with grown as (
+                 update mailboxes
+                 set uid_next = uid_next + 1, highest_modseq = highest_modseq + 1, messages = messages + 1,
+                     unseen = unseen + case when $4 & 1 = 0 then 1 else 0 end,
+                     deleted = deleted + case when $4 & 8 <> 0 then 1 else 0 end, size = size + $6
+                 where account_id = $1 and id = $2
+                 returning uid_next - 1 as uid, highest_modseq
+             )
+             insert into messages (account_id, mailbox_id, uid, modseq, content_id, internal_date, size, flags, keywords)
+             select $1, $2, uid, highest_modseq, queue_id, accepted_at, $6, $4, $5
+             from grown, spool where queue_id = $3",
+        )
+        .bind(row.account_id)
+        .bind(id)
+        .bind(row.queue_id)
+        .bind(placement.flags)
+        .bind(&placement.keywords)
+        .bind(row.size)
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn settle(tx: &mut PgConnection, row: &Loaded, lines: &[Line]) -> Result<(), sqlx::Error> {
+    let detail = match row.script_name.as_str() {
+        "" => String::new(),
+        name => serde_json::json!({ "script": name }).to_string(),
+    };
+    sqlx::query(
+        "with told as (
+             insert into journey (queue_id, name, service, recipient, text, detail)
+             select $1, name, 'mda', $3, text, $6 from unnest($4::text[], $5::text[]) with ordinality as l (name, text, nth)
+             order by nth
+         )
+         delete from deliveries where queue_id = $1 and number = $2",
+    )
+    .bind(row.queue_id)
+    .bind(row.number)
+    .bind(&row.recipient)
+    .bind(lines.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+    .bind(lines.iter().map(|(_, text)| plain(text)).collect::<Vec<_>>())
+    .bind(plain(&detail))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
