@@ -29,6 +29,10 @@ pub struct Config {
     pub redispatch_seconds: u32,
     /// Days that the journey of a finished message is kept.
     pub journey_days: u32,
+    /// Days that SMTP dialogues are kept; not longer than the rest of the journey.
+    pub journey_dialogue_days: u32,
+    /// Tenants whose volumes are counted one by one; the others are counted together.
+    pub tenants_counted: u16,
     /// What failed logins lead to.
     pub login_backoff: crate::directory::throttle::Config,
     /// The issuer whose tokens OAUTHBEARER and XOAUTH2 take; without it they are not offered.
@@ -66,6 +70,8 @@ impl Default for Config {
             stream_bound: 10_000,
             redispatch_seconds: 20,
             journey_days: 30,
+            journey_dialogue_days: 14,
+            tenants_counted: 50,
             login_backoff: Default::default(),
             oidc: None,
         }
@@ -102,6 +108,19 @@ impl runtime::ServiceConfig for Config {
             return Err(format!(
                 "configuration key \"redispatch_seconds\" = {}: expected 5 to 3600",
                 self.redispatch_seconds
+            ));
+        }
+        if self.journey_days == 0 || self.journey_dialogue_days > self.journey_days {
+            return Err(format!(
+                "configuration keys \"journey_days\" = {}, \"journey_dialogue_days\" = {}: \
+                 expected at least 1 day, and dialogues not longer than the rest",
+                self.journey_days, self.journey_dialogue_days
+            ));
+        }
+        if self.tenants_counted > 1000 {
+            return Err(format!(
+                "configuration key \"tenants_counted\" = {}: expected at most 1000, each is some time series",
+                self.tenants_counted
             ));
         }
         if self.login_backoff.first_seconds == 0

@@ -20,6 +20,7 @@ mod metrics;
 mod pace;
 mod receive;
 mod refusal;
+mod refused;
 mod scan;
 mod session;
 mod spool;
@@ -76,7 +77,10 @@ pub struct Ingress {
 impl Ingress {
     pub fn bind(config: Config, service: &runtime::Service) -> anyhow::Result<Self> {
         let tls = config.listener.tls().context("configuration key \"listener\"")?;
-        let metrics = service.metrics(metrics::Metrics::register);
+        let metrics = service.metrics(|registry| {
+            queue::register(registry);
+            metrics::Metrics::register(registry)
+        });
         let counters = service.metrics(listener::Metrics::register);
         let wanted = [
             (Role::Mx, config.mx_listen, None),

@@ -31,6 +31,7 @@ use crate::{
     metrics::Metrics,
     pace::Pace,
     refusal::Refusal,
+    refused::Teller,
     spool::Spool,
     transaction::Transaction,
 };
@@ -51,6 +52,7 @@ pub struct Parts {
     pub spool: Spool,
     pub metrics: Metrics,
     pub guard: Guard,
+    pub teller: Teller,
     budget: Budget,
 }
 
@@ -68,6 +70,11 @@ impl Parts {
             ),
             checker: Checker::new(channel(&config.auth_checker, config.checker_seconds)),
             spool: Spool::new(channel(&config.mda, config.accept_seconds)),
+            teller: Teller::start(
+                channel(&config.mda, config.accept_seconds),
+                config.tell_refusals,
+                metrics.clone(),
+            ),
             budget: Budget::new(config.max_bytes_in_flight),
             config,
             tls,
@@ -109,9 +116,19 @@ pub async fn run(connection: Connection, role: Role, offer: Arc<Offer>, parts: A
         // The peer's network or manners; no operator can do anything about it.
         debug!(client.address = %driver.peer, %error, "session ended");
     }
+    driver.end_transaction();
     if let Some(mut stream) = driver.stream {
         let _ = timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
     }
+}
+
+/// Who speaks, as the journey has it.
+pub struct Caller<'a> {
+    pub role: Role,
+    pub peer: std::net::IpAddr,
+    pub helo: &'a str,
+    pub tls: Option<&'a TlsInfo>,
+    pub account: Option<&'a Account>,
 }
 
 struct Driver {

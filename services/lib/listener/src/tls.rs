@@ -8,6 +8,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 use rustls::{
     ServerConfig,
     client::verify_server_name,
@@ -67,6 +72,12 @@ pub struct TlsInfo {
 pub struct Tls {
     acceptor: TlsAcceptor,
     certificates: Arc<Certificates>,
+    handshakes: Family<Version, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Version {
+    version: &'static str,
 }
 
 impl fmt::Debug for Tls {
@@ -89,7 +100,13 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(certificates.clone());
         tokio::spawn(watch(Arc::downgrade(&certificates), stamp));
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificates })
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Ok(Self { acceptor, certificates, handshakes: Family::default() })
+    }
+
+    /// Counts handshakes of this value and its clones, with and without STARTTLS.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("tls_handshakes", "TLS sessions begun, by version", self.handshakes.clone());
     }
 
     /// Reads the files again. On an error the certificates in use stay.
@@ -107,6 +124,7 @@ impl Tls {
             Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
             _ => "TLSv1.2",
         };
+        self.handshakes.get_or_create(&Version { version }).inc();
         let cipher = connection.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("unknown");
         let is_bindable = connection.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
         let exported = connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
