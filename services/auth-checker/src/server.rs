@@ -17,7 +17,7 @@ use proto::{
 use runtime::grpc::Channel;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{Instrument as _, info_span};
+use tracing::{Instrument as _, field::Empty, info_span};
 
 use crate::{
     config::{Config, DnsFailure},
@@ -141,6 +141,10 @@ impl Auth {
             Action::Accept | Action::Unspecified => "accept",
         };
         self.metrics.call("verify", outcome, started);
+        let span = tracing::Span::current();
+        span.record("mail.spf", findings.spf).record("mail.dkim", findings.dkim());
+        span.record("mail.dmarc", findings.dmarc.result).record("mail.arc", findings.arc.unwrap_or("none"));
+        span.record("mail.action", outcome);
         tracing::debug!(spf = findings.spf, dkim = findings.dkim(), dmarc = findings.dmarc.result, outcome, "verdict");
     }
 }
@@ -148,16 +152,21 @@ impl Auth {
 #[tonic::async_trait]
 impl auth_server::Auth for Auth {
     async fn verify(&self, request: Request<Streaming<VerifyRequest>>) -> Result<Response<VerifyResponse>, Status> {
-        let span = info_span!("auth.verify");
-        runtime::telemetry::continue_call(&span, request.metadata());
+        let span = info_span!(
+            "verdict",
+            mail.spf = Empty,
+            mail.dkim = Empty,
+            mail.dmarc = Empty,
+            mail.arc = Empty,
+            mail.action = Empty,
+        );
         let started = Instant::now();
         let answer = self.verify(request.into_inner()).instrument(span).await;
         answer.map(Response::new).inspect_err(|_| self.metrics.call("verify", "error", started))
     }
 
     async fn sign(&self, request: Request<Streaming<SignRequest>>) -> Result<Response<SignResponse>, Status> {
-        let span = info_span!("auth.sign");
-        runtime::telemetry::continue_call(&span, request.metadata());
+        let span = info_span!("signature");
         let started = Instant::now();
         let answer = self.sign(request.into_inner()).instrument(span).await;
         answer.map(Response::new).inspect_err(|_| self.metrics.call("sign", "error", started))

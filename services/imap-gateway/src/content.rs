@@ -11,7 +11,7 @@ impl Session {
     /// From `start` up to and without `end` of the message, held whole. The caller holds a permit
     /// of the gateway's `large`, or knows that it is little.
     pub(crate) async fn content(&self, account_id: u64, uid: u32, start: u64, end: u64) -> Result<Vec<u8>, Failure> {
-        let mut answers = self.open_content(account_id, uid, start, end).await?;
+        let mut answers = self.open_content(account_id, uid, start, end, "").await?;
         let timeout = self.gateway.config.call_timeout();
         let mut octets = Vec::new();
         while let Some(answer) = tokio::time::timeout(timeout, answers.message()).await.map_err(slow)?? {
@@ -26,9 +26,11 @@ impl Session {
         uid: u32,
         start: u64,
         end: u64,
+        reader: &str,
     ) -> Result<Streaming<ContentResponse>, Failure> {
         let Some(selected) = &self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
-        let request = ContentRequest { account_id, mailbox_id: selected.mailbox_id, uid, start, end };
+        let (mailbox_id, reader) = (selected.mailbox_id, reader.to_owned());
+        let request = ContentRequest { account_id, mailbox_id, uid, start, end, reader };
         Ok(self.mailboxes().content(request).await?.into_inner())
     }
 
@@ -40,7 +42,7 @@ impl Session {
         if left == 0 {
             return Ok(());
         }
-        let opened = self.open_content(account_id, uid, start, end).await;
+        let opened = self.open_content(account_id, uid, start, end, "imap").await;
         let mut answers = opened.map_err(|e| cut(format!("message did not come: {e:?}")))?;
         let timeout = self.gateway.config.call_timeout();
         loop {

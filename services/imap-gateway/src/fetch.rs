@@ -128,6 +128,7 @@ impl Session {
             body_limit: STREAM_ABOVE,
             object_ids: wanted.object_ids,
             changed_since: changed_since.unwrap_or_default(),
+            reader: "imap".into(),
         };
         let timeout = self.gateway.config.call_timeout();
         let mut answers = self.mailboxes().fetch(request).await?.into_inner();

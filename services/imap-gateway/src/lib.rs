@@ -63,6 +63,9 @@ const LARGE_AT_ONCE: usize = 2;
 pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
     let (connections, metrics) = service.metrics(|r| (listener::Metrics::register(r), Metrics::register(r)));
     let tls = config.listener.tls()?;
+    if let Some(tls) = &tls {
+        service.metrics(|registry| tls.register(registry));
+    }
     let bind = |address: SocketAddr, implicit_tls: Option<Tls>| -> std::io::Result<Listener> {
         let port = Port { address, implicit_tls, refusal: b"* BYE [UNAVAILABLE] Too many connections.\r\n" };
         Ok(Listener::bind(port, &config.listener)?.with_metrics(connections.clone()))

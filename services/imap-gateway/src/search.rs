@@ -180,6 +180,7 @@ impl Session {
             body_limit: STREAM_ABOVE,
             object_ids: needs.object_ids,
             changed_since: 0,
+            reader: String::new(),
         };
         let timeout = self.gateway.config.call_timeout();
         let mut answers = self.mailboxes().fetch(request).await?.into_inner();

@@ -33,6 +33,10 @@ pub struct Config {
     pub sieve: crate::rules::Config,
     /// `auth-checker`, which signs the answers of vacations (RFC 6376); unset: they go out unsigned.
     pub auth_checker: Option<runtime::grpc::Peers>,
+    /// Days that SMTP dialogues are kept; not longer than the rest of the journey.
+    pub journey_dialogue_days: u32,
+    /// Tenants whose volumes are counted one by one; the others are counted together.
+    pub tenants_counted: u16,
     /// What failed logins lead to.
     pub login_backoff: crate::directory::throttle::Config,
     /// The issuer whose tokens OAUTHBEARER and XOAUTH2 take; without it they are not offered.
@@ -72,6 +76,8 @@ impl Default for Config {
             journey_days: 30,
             sieve: Default::default(),
             auth_checker: None,
+            journey_dialogue_days: 14,
+            tenants_counted: 50,
             login_backoff: Default::default(),
             oidc: None,
         }
@@ -108,6 +114,19 @@ impl runtime::ServiceConfig for Config {
             return Err(format!(
                 "configuration key \"redispatch_seconds\" = {}: expected 5 to 3600",
                 self.redispatch_seconds
+            ));
+        }
+        if self.journey_days == 0 || self.journey_dialogue_days > self.journey_days {
+            return Err(format!(
+                "configuration keys \"journey_days\" = {}, \"journey_dialogue_days\" = {}: \
+                 expected at least 1 day, and dialogues not longer than the rest",
+                self.journey_days, self.journey_dialogue_days
+            ));
+        }
+        if self.tenants_counted > 1000 {
+            return Err(format!(
+                "configuration key \"tenants_counted\" = {}: expected at most 1000, each is some time series",
+                self.tenants_counted
             ));
         }
         if self.login_backoff.first_seconds == 0

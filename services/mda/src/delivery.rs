@@ -10,6 +10,7 @@ use queue::{Acknowledger, Consumer, Entry};
 use runtime::telemetry;
 use sqlx::{FromRow, PgPool, types::Uuid};
 use tokio_util::sync::CancellationToken;
+use tracing::{Span, field::Empty};
 
 use crate::{bounce::Bouncer, ids, metrics::Metrics, rules::Runner, wakes::WakeHub};
 
@@ -62,15 +63,18 @@ with wanted as (
     delete from deliveries d using numbered n where d.queue_id = n.queue_id and d.number = n.number
 ), told as (
     insert into journey (queue_id, name, service, recipient, text, detail)
-    select queue_id, 'delivered', 'mda', recipient, 'into ' || name, '' from numbered
+    select queue_id, 'delivered', 'mda', recipient, 'into ' || name,
+           json_build_object('mailbox', name, 'uid', uid)::text from numbered
 ), promised as (
     insert into success_reports (queue_id, number, recipient, orcpt, mailbox)
     select queue_id, number, recipient, orcpt, name from numbered
     where notify ilike '%success%' and reverse_path <> ''
     returning queue_id, number
 )
-select queue_id, number, account_id, name as mailbox, uid, promised.queue_id is not null as promised
-from numbered left join promised using (queue_id, number)";
+select queue_id, number, n.account_id, n.name as mailbox, uid, size, coalesce(t.name, '') as tenant,
+       promised.queue_id is not null as promised
+from numbered n left join promised using (queue_id, number)
+left join accounts a on a.id = n.account_id left join tenants t on t.id = a.tenant_id";
 
 #[derive(FromRow)]
 struct Delivered {
@@ -81,6 +85,8 @@ struct Delivered {
     uid: i64,
     /// A report of it is due.
     promised: bool,
+    size: i32,
+    tenant: String,
 }
 
 pub struct Worker {
@@ -108,11 +114,18 @@ impl Worker {
     }
 
     async fn batch(&self, entries: &[Entry], acknowledger: &Acknowledger) {
+        let spans: Vec<Span> = entries.iter().map(span).collect();
         match self.deliver(entries).await {
             Ok(delivered) => {
-                self.metrics.delivered(delivered.len());
+                self.metrics.delivered(delivered.iter().map(|d| (d.tenant.as_str(), d.size)));
                 self.wakes.changed(delivered.iter().map(|d| ids::unsigned(d.account_id))).await;
-                trace(entries, &delivered);
+                for d in &delivered {
+                    let place = entries.iter().position(|e| is_same(&e.delivery, d));
+                    if let Some(span) = place.and_then(|at| spans.get(at)) {
+                        span.record("mail.tenant", &d.tenant).record("mail.uid", d.uid).record("outcome", "delivered");
+                        span.in_scope(|| tracing::debug!(mailbox = %d.mailbox, mail.uid = d.uid, "delivered"));
+                    }
+                }
                 if delivered.iter().any(|d| d.promised) {
                     self.bouncer.successes.notify_one();
                 }
@@ -130,6 +143,7 @@ impl Worker {
             // Not acknowledged: the dispatcher or a take-over brings them again.
             Err(e) => {
                 tracing::warn!(error = %e, deliveries = entries.len(), "not delivered, will be later");
+                spans.iter().for_each(telemetry::failed);
                 tokio::time::sleep(TROUBLE_PAUSE).await;
                 if !crate::database::is_away(&e) && entries.len() > 1 {
                     // One of them may be what the database refuses.
@@ -159,13 +173,18 @@ fn is_same(id: &DeliveryId, delivered: &Delivered) -> bool {
     id.number == delivered.number.unsigned_abs() && id.queue_id == ids::show(delivered.queue_id)
 }
 
-/// One span for each delivery, in its message's own trace.
-fn trace(entries: &[Entry], delivered: &[Delivered]) {
-    for d in delivered {
-        let traceparent = entries.iter().find(|e| is_same(&e.delivery, d)).map(|e| e.traceparent.as_str());
-        let queue_id = ids::show(d.queue_id);
-        let span = tracing::info_span!("deliver", mail.queue_id = %queue_id, mail.uid = d.uid);
-        telemetry::continue_from(&span, traceparent.unwrap_or_default());
-        span.in_scope(|| tracing::debug!(mail.queue_id = %queue_id, mailbox = %d.mailbox, "delivered"));
-    }
+/// One span for each delivery, in its message's own trace. Without outcome: somebody else had it.
+fn span(entry: &Entry) -> Span {
+    let span = tracing::info_span!(
+        parent: None,
+        "deliver",
+        otel.kind = "consumer",
+        otel.status_code = Empty,
+        mail.queue_id = entry.delivery.queue_id,
+        mail.tenant = Empty,
+        mail.uid = Empty,
+        outcome = Empty,
+    );
+    telemetry::continue_from(&span, &entry.traceparent);
+    span
 }

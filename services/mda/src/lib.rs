@@ -22,6 +22,8 @@ pub mod metrics;
 pub mod relay;
 pub mod rules;
 pub mod spool;
+pub mod storage;
+pub mod tenants;
 pub mod wakes;
 
 use anyhow::Context as _;
@@ -38,7 +40,8 @@ use tonic::service::Routes;
 use uuid::Uuid;
 
 use crate::{
-    bounce::Bouncer, directory::throttle::Throttle, dispatcher::Dispatch, metrics::Metrics, spool::Accepting,
+    bounce::Bouncer, directory::throttle::Throttle, dispatcher::Dispatch, journey::days::Retention, metrics::Metrics,
+    spool::Accepting,
     wakes::WakeHub,
 };
 
@@ -58,7 +61,10 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     if config.migrate_only {
         return migrate(&config, &service).await;
     }
-    let metrics = service.metrics(Metrics::register);
+    let metrics = service.metrics(|registry| {
+        queue::register(registry);
+        Metrics::register(registry, config.tenants_counted)
+    });
     let redis = config.redis_url.clone().context("configuration key \"redis_url\" is missing")?;
     let pool = database::pool(&config)?;
     let listener = tokio::net::TcpListener::bind(config.listen)
@@ -70,7 +76,7 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     }
     let dispatch = Dispatch::new(Producer::new(&redis), config.stream_bound, config.redispatch_seconds);
     let wakes = WakeHub::new(&redis);
-    let accepting = Accepting::new(pool.clone(), dispatch.clone());
+    let accepting = Accepting::new(pool.clone(), dispatch.clone(), metrics.clone());
     let bouncer = Bouncer {
         pool: pool.clone(),
         accepting: accepting.clone(),
@@ -85,6 +91,7 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     let parts = Parts { pool: pool.clone(), wakes, dispatch, bouncer, rules, turns, throttle, metrics };
 
     let hub = parts.wakes.clone();
+    let watch = tokio::spawn(storage::watch(pool.clone(), parts.metrics.clone(), service.shutdown.clone()));
     let wake_watch = tokio::spawn(queue::watch_wakes(redis.clone(), move |account| hub.wake(account)));
     let workers =
         if config.has(Role::Delivery) { start_delivery(&config, &redis, &parts, &service) } else { Vec::new() };
@@ -96,6 +103,7 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         worker.await?;
     }
     wake_watch.abort();
+    watch.await?;
     pool.close().await;
     Ok(())
 }
@@ -129,11 +137,12 @@ fn start_delivery(
         metrics: parts.metrics.clone(),
     };
     let worker = tokio::spawn(worker.run(service.shutdown.clone()));
+    let retention = Retention { days: config.journey_days, dialogue_days: config.journey_dialogue_days };
     let (pool, metrics, shutdown) = (parts.pool.clone(), parts.metrics.clone(), service.shutdown.clone());
     let dispatcher =
         tokio::spawn(dispatcher::run(pool.clone(), parts.dispatch.clone(), metrics.clone(), shutdown.clone()));
     let reports = tokio::spawn(parts.bouncer.clone().report_successes(shutdown.clone()));
-    let maintenance = tokio::spawn(maintenance::run(pool, config.journey_days, metrics, shutdown));
+    let maintenance = tokio::spawn(maintenance::run(pool, retention, metrics, shutdown));
     vec![worker, dispatcher, reports, maintenance]
 }
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{
+    journey::days::{self, Retention},
+    metrics::Metrics,
+};
 
 const EVERY: Duration = Duration::from_secs(10);
 const BATCH: i64 = 1_000;
@@ -23,33 +26,54 @@ where c.id = r.content_id
   and not exists (select from messages m where m.content_id = c.id)
   and not exists (select from deliveries d where d.queue_id = c.id)";
 
-/// A message whose deliveries are still open keeps its journey however old it is.
-const FORGET: &str = "
-with old as (
-    delete from spool where queue_id in (
-        select queue_id from spool s
-        where accepted_at < now() - make_interval(days => $1)
-          and not exists (select from deliveries d where d.queue_id = s.queue_id)
-        order by accepted_at limit $2 for update skip locked)
-    returning queue_id
+/// Beyond so many open deliveries counting would cost more than the figure is worth.
+const COUNTED: i64 = 1_000_000;
+
+/// What waits because its destination rests or is paused, or because an operator holds it, waits
+/// for no worker: its age says nothing about ours.
+const DEPTH: &str = "
+with d as (
+    select remote is not null as is_remote, not_before,
+           case when held then 'held'
+                when lease_until > now() then 'leased'
+                when not_before > now() then 'deferred'
+                when remote is not null and exists (
+                    select from resting_destinations r
+                    where r.domain = lower(split_part(remote, '@', -1)) and r.until > now()
+                    union all
+                    select from paused_destinations p where p.domain = lower(split_part(remote, '@', -1))) then 'resting'
+                else 'due' end as state
+    from deliveries limit $1
 )
-delete from journey j using old where j.queue_id = old.queue_id";
+select is_remote, state, count(*) as deliveries,
+       coalesce(extract(epoch from now() - min(not_before)), 0)::float8 as oldest_seconds
+from d group by 1, 2";
+
+/// Open deliveries of one stream in one state.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Depth {
+    pub is_remote: bool,
+    pub state: String,
+    pub deliveries: i64,
+    /// Since the oldest could be attempted.
+    pub oldest_seconds: f64,
+}
 
 /// Runs until shutdown. Several processes share the work without knowing each other.
-pub async fn run(pool: PgPool, journey_days: u32, metrics: Metrics, shutdown: CancellationToken) {
+pub async fn run(pool: PgPool, retention: Retention, metrics: Metrics, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
     loop {
         tokio::select! {
             _ = tick.tick() => (),
             () = shutdown.cancelled() => return,
         }
-        if let Err(e) = once(&pool, journey_days, &metrics).await {
+        if let Err(e) = once(&pool, retention, &metrics).await {
             tracing::warn!(error = %e, "maintenance put off");
         }
     }
 }
 
-async fn once(pool: &PgPool, journey_days: u32, metrics: &Metrics) -> Result<(), sqlx::Error> {
+async fn once(pool: &PgPool, retention: Retention, metrics: &Metrics) -> Result<(), sqlx::Error> {
     loop {
         let waiting: i64 = sqlx::query_scalar("select count(*) from (select from released limit $1) r")
             .bind(BATCH)
@@ -63,16 +87,8 @@ async fn once(pool: &PgPool, journey_days: u32, metrics: &Metrics) -> Result<(),
             break;
         }
     }
-    let days = i32::try_from(journey_days).unwrap_or(i32::MAX);
-    sqlx::query(FORGET).bind(days).bind(BATCH).execute(pool).await?;
     crate::rules::forget(pool, BATCH).await?;
-    let (open, oldest): (i64, f64) = sqlx::query_as(
-        "select (select reltuples::bigint from pg_class where oid = 'deliveries'::regclass),
-                coalesce(extract(epoch from now() - min(due_at)), 0)::float8
-         from deliveries where not held",
-    )
-    .fetch_one(pool)
-    .await?;
-    metrics.queue(open.max(0), oldest.max(0.0));
-    Ok(())
+    let depths: Vec<Depth> = sqlx::query_as(DEPTH).bind(COUNTED).fetch_all(pool).await?;
+    metrics.queue(&depths);
+    days::keep(pool, retention).await
 }

@@ -1,24 +1,42 @@
-use std::sync::atomic::AtomicU64;
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::Duration,
+};
 
 use queue::Stream;
 use runtime::prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::Registry,
 };
 
-#[derive(Clone, Default)]
+use crate::{maintenance::Depth, tenants::Top};
+
+const STATES: [&str; 5] = ["due", "leased", "deferred", "resting", "held"];
+
+#[derive(Clone)]
 pub struct Metrics {
     delivered: Counter,
     bounced: Counter,
     stream_length: Family<StreamLabel, Gauge>,
-    oldest_due: Gauge<f64, AtomicU64>,
-    open: Gauge,
+    oldest_due: Family<StreamLabel, Gauge<f64, AtomicU64>>,
+    open: Family<StateLabel, Gauge>,
     reclaimed: Counter,
     rules: Family<RuleLabel, Counter>,
     logins_failed: Counter,
     logins_throttled: Counter,
     logins_unlimited: Counter,
+    pool: Family<PoolLabel, Gauge>,
+    probe: Histogram,
+    probe_failed: Counter,
+    tenant_messages: Family<TenantLabel, Counter>,
+    tenant_bytes: Family<TenantLabel, Counter>,
+    top: Arc<Mutex<Top>>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -31,9 +49,47 @@ struct RuleLabel {
     action: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    stream: &'static str,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PoolLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TenantLabel {
+    tenant: String,
+    direction: &'static str,
+}
+
+const SUBMITTED: &str = "submitted";
+const DELIVERED: &str = "delivered";
+
 impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
-        let m = Self::default();
+    /// `tenants`: how many have time series of their own.
+    pub fn register(registry: &mut Registry, tenants: u16) -> Self {
+        let m = Self {
+            delivered: Counter::default(),
+            bounced: Counter::default(),
+            stream_length: Family::default(),
+            oldest_due: Family::default(),
+            open: Family::default(),
+            reclaimed: Counter::default(),
+            rules: Family::default(),
+            logins_failed: Counter::default(),
+            logins_throttled: Counter::default(),
+            logins_unlimited: Counter::default(),
+            pool: Family::default(),
+            probe: Histogram::new(exponential_buckets(0.000_2, 3.0, 11)),
+            probe_failed: Counter::default(),
+            tenant_messages: Family::default(),
+            tenant_bytes: Family::default(),
+            top: Arc::new(Mutex::new(Top::new(tenants.into()))),
+        };
         registry.register("mda_local_delivered", "Local deliveries into mailboxes", m.delivered.clone());
         registry.register("mda_local_bounced", "Local deliveries without a mailbox", m.bounced.clone());
         registry.register("mda_stream_length", "Entries in a delivery stream", m.stream_length.clone());
@@ -52,6 +108,19 @@ impl Metrics {
             "Looks at the login back-off that Redis did not answer",
             m.logins_unlimited.clone(),
         );
+        registry.register("mda_pool_connections", "Connections to Postgres, used and idle", m.pool.clone());
+        registry.register(
+            "mda_storage_probe_seconds",
+            "Time from asking for a connection to the answer of a small statement",
+            m.probe.clone(),
+        );
+        registry.register("mda_storage_probe_failed", "Probes that Postgres did not answer", m.probe_failed.clone());
+        registry.register(
+            "mda_tenant_messages",
+            "Messages submitted by, and delivered to, the largest tenants",
+            m.tenant_messages.clone(),
+        );
+        registry.register("mda_tenant_bytes", "Octets of these messages", m.tenant_bytes.clone());
         m
     }
 
@@ -71,8 +140,36 @@ impl Metrics {
         self.logins_unlimited.inc();
     }
 
-    pub fn delivered(&self, n: usize) {
-        self.delivered.inc_by(n as u64);
+    /// Tenant and size of each.
+    pub fn delivered<'a>(&self, messages: impl Iterator<Item = (&'a str, i32)>) {
+        for (tenant, size) in messages {
+            self.delivered.inc();
+            self.volume(tenant, DELIVERED, 1, size.into());
+        }
+    }
+
+    /// Tenant, messages, octets.
+    pub fn submitted(&self, messages: &[(String, i64, i64)]) {
+        for (tenant, count, bytes) in messages {
+            self.volume(tenant, SUBMITTED, *count, *bytes);
+        }
+    }
+
+    fn volume(&self, tenant: &str, direction: &'static str, messages: i64, bytes: i64) {
+        let messages = messages.unsigned_abs();
+        // Held while series are made and ended, so that none is made again after its end.
+        let mut top = self.top.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, ended) = top.count(tenant, messages);
+        for tenant in ended {
+            for direction in [SUBMITTED, DELIVERED] {
+                let label = TenantLabel { tenant: tenant.clone(), direction };
+                self.tenant_messages.remove(&label);
+                self.tenant_bytes.remove(&label);
+            }
+        }
+        let label = TenantLabel { tenant: name.to_owned(), direction };
+        self.tenant_messages.get_or_create(&label).inc_by(messages);
+        self.tenant_bytes.get_or_create(&label).inc_by(bytes.unsigned_abs());
     }
 
     pub fn bounced(&self) {
@@ -80,19 +177,42 @@ impl Metrics {
     }
 
     pub fn stream_length(&self, stream: Stream, length: usize) {
-        let stream = match stream {
-            Stream::Local => "local",
-            Stream::Remote => "remote",
-        };
+        let stream = name(stream == Stream::Remote);
         self.stream_length.get_or_create(&StreamLabel { stream }).set(i64::try_from(length).unwrap_or(i64::MAX));
     }
 
-    pub fn queue(&self, open: i64, oldest_due_seconds: f64) {
-        self.open.set(open);
-        self.oldest_due.set(oldest_due_seconds);
+    /// What is not there any more is zero.
+    pub fn queue(&self, depths: &[Depth]) {
+        for stream in [false, true] {
+            let of = |state: &str| depths.iter().find(|d| d.is_remote == stream && d.state == state);
+            for state in STATES {
+                let label = StateLabel { stream: name(stream), state };
+                self.open.get_or_create(&label).set(of(state).map_or(0, |d| d.deliveries));
+            }
+            let oldest = of("due").map_or(0.0, |d| d.oldest_seconds.max(0.0));
+            self.oldest_due.get_or_create(&StreamLabel { stream: name(stream) }).set(oldest);
+        }
     }
 
     pub fn reclaimed(&self, n: u64) {
         self.reclaimed.inc_by(n);
     }
+
+    pub fn pool(&self, used: usize, idle: usize) {
+        for (state, n) in [("used", used), ("idle", idle)] {
+            self.pool.get_or_create(&PoolLabel { state }).set(i64::try_from(n).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub fn probed(&self, took: Duration) {
+        self.probe.observe(took.as_secs_f64());
+    }
+
+    pub fn probe_failed(&self) {
+        self.probe_failed.inc();
+    }
+}
+
+fn name(is_remote: bool) -> &'static str {
+    if is_remote { "remote" } else { "local" }
 }

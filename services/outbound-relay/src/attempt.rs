@@ -9,7 +9,7 @@ use runtime::telemetry;
 use smtp::client::{Capabilities, Envelope, Failure, Outcome, Recipient, Stage};
 use tokio::sync::Semaphore;
 use tonic::Status;
-use tracing::{Instrument as _, info_span};
+use tracing::{Instrument as _, field::Empty, info_span};
 
 use crate::{
     Relay,
@@ -75,14 +75,26 @@ pub(crate) async fn run(
     let Some(first) = held.first() else { return Reached::Nothing };
     let queue_id = first.queue_id().to_owned();
     let span = info_span!(
+        parent: None,
         "relay.attempt",
         mail.queue_id = queue_id,
+        mail.tenant = first.claimed.tenant,
+        mail.status = Empty,
         attempt = first.claimed.attempt,
         recipients = held.len(),
         otel.kind = "client",
-        outcome = tracing::field::Empty,
+        otel.status_code = Empty,
+        smtp.reply_code = Empty,
+        tls.protocol.version = Empty,
+        outcome = Empty,
     );
-    telemetry::continue_from(&span, &first.claimed.traceparent);
+    // The first attempt is a part of the message's trace; a later one, maybe days after, is linked
+    // to it: no trace stays open for days.
+    if first.claimed.attempt <= 1 {
+        telemetry::continue_from(&span, &first.claimed.traceparent);
+    } else {
+        telemetry::link_to(&span, &first.claimed.traceparent);
+    }
 
     let started = Instant::now();
     relay.metrics.in_flight.inc();
@@ -114,6 +126,9 @@ async fn transact(
             None => match connect(relay, lane).await {
                 Ok(connection) => {
                     relay.metrics.connection(if connection.tls.is_some() { "tls" } else { "clear" });
+                    if let Some(version) = connection.tls_version() {
+                        relay.metrics.encrypted(version);
+                    }
                     connection
                 }
                 Err(NoHost { host, decision }) => {
@@ -132,6 +147,9 @@ async fn transact(
         let turn = gate.acquire().await;
         let decided = transaction(relay, queue_id, &held, &mut connection).await;
         let trail = Trail::of(&connection);
+        if let Some(version) = connection.tls_version() {
+            tracing::Span::current().record("tls.protocol.version", version);
+        }
         if connection.is_ready().await && connection.transactions < relay.config.transactions_per_connection {
             *slot = Some(connection);
         } else {

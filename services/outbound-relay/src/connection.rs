@@ -142,6 +142,12 @@ impl Connection {
         }
     }
 
+    /// As in metrics: few words.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        let tls = self.tls.as_ref()?;
+        Some(if tls.starts_with("TLSv1_3") { "TLSv1.3" } else { "TLSv1.2" })
+    }
+
     /// What the server offers.
     pub fn capabilities(&self) -> &Capabilities {
         self.client.capabilities()

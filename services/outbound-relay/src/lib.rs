@@ -109,7 +109,10 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         auth: config.auth_checker.as_ref().map(|p| AuthClient::new(runtime::grpc::channel(p, config.mda_timeout()))),
         turns: queue::Turns::new(&redis_url),
         slots: Arc::default(),
-        metrics: service.metrics(Metrics::register).with_classes(&config),
+        metrics: service.metrics(|registry| {
+            queue::register(registry);
+            Metrics::register(registry).with_classes(&config)
+        }),
         shutdown: service.shutdown.clone(),
         config,
     });

@@ -25,6 +25,11 @@ pub(crate) struct OutcomeOfClass {
     pub class: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Version {
+    pub version: &'static str,
+}
+
 pub(crate) struct Metrics {
     /// Deliveries by what an attempt made of them: relayed, deferred, bounced, lost.
     pub attempts: Family<OutcomeOfClass, Counter>,
@@ -32,6 +37,8 @@ pub(crate) struct Metrics {
     classes: HashMap<String, String>,
     /// Connections made, by how: tls, clear, failed.
     pub connections: Family<Outcome, Counter>,
+    /// Of those made with TLS.
+    pub tls: Family<Version, Counter>,
     /// Deliveries given back untried: the destination is busy, or does not answer.
     pub put_off: Counter,
     pub in_flight: Gauge,
@@ -45,6 +52,7 @@ impl Metrics {
             attempts: Family::default(),
             classes: HashMap::new(),
             connections: Family::default(),
+            tls: Family::default(),
             put_off: Counter::default(),
             in_flight: Gauge::default(),
             held: Gauge::default(),
@@ -52,6 +60,7 @@ impl Metrics {
         };
         registry.register("relay_deliveries", "Deliveries tried, by outcome", metrics.attempts.clone());
         registry.register("relay_connections", "Connections by kind", metrics.connections.clone());
+        registry.register("relay_tls_sessions", "TLS sessions with peers, by version", metrics.tls.clone());
         registry.register("relay_put_off", "Deliveries given back untried", metrics.put_off.clone());
         registry.register("relay_attempts_in_flight", "Attempts running", metrics.in_flight.clone());
         registry.register("relay_held", "Deliveries claimed, running or waiting", metrics.held.clone());
@@ -73,6 +82,10 @@ impl Metrics {
 
     pub fn put_off(&self, deliveries: usize) {
         self.put_off.inc_by(deliveries as u64);
+    }
+
+    pub fn encrypted(&self, version: &'static str) {
+        self.tls.get_or_create(&Version { version }).inc();
     }
 
     pub fn connection(&self, outcome: &'static str) {

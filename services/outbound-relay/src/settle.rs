@@ -120,6 +120,16 @@ pub(crate) async fn settle(relay: &Arc<Relay>, queue_id: &str, mut ended: Vec<En
         let name = first.event.as_ref().map_or("", |e| e.name.as_str());
         tracing::Span::current().record("outcome", name);
     }
+    if let Some(first) = ended.first() {
+        let span = tracing::Span::current();
+        span.record("mail.status", &first.decision.status);
+        if let Some(code) = reply_code(&first.decision.words) {
+            span.record("smtp.reply_code", code);
+        }
+    }
+    if fates.iter().any(|fate| !matches!(fate, Fate::Relayed)) {
+        runtime::telemetry::failed(&tracing::Span::current());
+    }
     for (end, fate) in ended.iter().zip(&fates) {
         relay.metrics.outcome(fate.name(), &lane::domain(&end.held.claimed.forward_path));
         tracing::debug!(
@@ -132,6 +142,11 @@ pub(crate) async fn settle(relay: &Arc<Relay>, queue_id: &str, mut ended: Vec<En
         );
     }
     commit(relay, queue_id, &ended, outcomes).await;
+}
+
+/// Of the peer; our own words have none.
+fn reply_code(words: &str) -> Option<u16> {
+    words.split([' ', '-']).next()?.parse().ok().filter(|code| (200..600).contains(code))
 }
 
 /// The journey says who was told.
@@ -222,7 +237,6 @@ fn outcome(end: &Ended, fate: &Fate) -> Outcome {
         "status": end.decision.status,
         "peer": end.trail.peer,
         "tls": end.trail.tls,
-        "dialogue": end.trail.dialogue,
     });
     if let Fate::Deferred { next_attempt_ms, .. } = fate {
         detail["next_attempt_ms"] = json!(next_attempt_ms);
@@ -243,6 +257,9 @@ fn outcome(end: &Ended, fate: &Fate) -> Outcome {
             recipient: end.held.claimed.forward_path.clone(),
             text,
             detail: detail.to_string(),
+            dialogue: end.trail.dialogue.clone(),
+            // An attempt after the first has a trace of its own.
+            traceparent: runtime::telemetry::traceparent(&tracing::Span::current()),
             at_ms: 0,
         }),
     }

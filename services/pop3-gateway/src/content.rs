@@ -86,7 +86,8 @@ impl Content {
             Some(pieces) => pieces,
             none => {
                 let Place { account_id, mailbox_id, uid, size } = self.place;
-                let request = ContentRequest { account_id, mailbox_id, uid, start: self.at, end: size };
+                let (start, reader) = (self.at, "pop3".to_owned());
+                let request = ContentRequest { account_id, mailbox_id, uid, start, end: size, reader };
                 none.insert(self.contents.content(request).await?.into_inner())
             }
         };

@@ -40,6 +40,9 @@ struct Gateway {
 pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
     let (connections, metrics) = service.metrics(|r| (listener::Metrics::register(r), Metrics::register(r)));
     let tls = config.listener.tls()?;
+    if let Some(tls) = &tls {
+        service.metrics(|registry| tls.register(registry));
+    }
     let mda = runtime::grpc::channel(&config.mda, config.call_timeout());
     let bind = |address: SocketAddr, implicit_tls: Option<Tls>| -> std::io::Result<Listener> {
         let port = Port { address, implicit_tls, refusal: b"-ERR [SYS/TEMP] too many connections\r\n" };

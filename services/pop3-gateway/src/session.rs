@@ -27,7 +27,7 @@ const FAILURE_DELAY: Duration = Duration::from_millis(500);
 
 /// From the greeting to the end.
 pub(crate) async fn run(gateway: Arc<Gateway>, connection: Connection) {
-    let span = info_span!("pop3.session", client.address = %connection.peer.ip(), tls = connection.tls.is_some());
+    let span = info_span!("pop3.session", tls = connection.tls.is_some());
     async {
         let mut session = Session {
             gateway,

@@ -5,6 +5,24 @@ pub fn time(at_ms: i64) -> String {
     jiff::Timestamp::from_millisecond(at_ms).map_or_else(|_| "-".to_owned(), |t| format!("{t:.3}"))
 }
 
+/// Milliseconds since 1970 of a time, or of an age before now.
+pub fn moment(text: &str, now_ms: i64) -> Option<i64> {
+    let text = text.trim();
+    if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        return Some(at.as_millisecond());
+    }
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds: i64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    let age = number.parse::<u32>().ok().map(i64::from)?.checked_mul(seconds)?.checked_mul(1_000)?;
+    now_ms.checked_sub(age)
+}
+
 /// Words that came from a peer must not steer the terminal they are shown on.
 pub fn printable(words: &str) -> String {
     words.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
@@ -39,6 +57,15 @@ mod tests {
     #[test]
     fn peers_cannot_steer_the_terminal() {
         assert_eq!(printable("a\x1b[2Jb\r\n"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn moments_are_ages_or_times() {
+        assert_eq!(moment("2h", 10_000_000), Some(2_800_000));
+        assert_eq!(moment(" 1970-01-01T00:00:01Z ", 5), Some(1_000));
+        for wrong in ["", "2", "h", "2w", "-1h", "1ü", "tomorrow"] {
+            assert_eq!(moment(wrong, 5), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -17,24 +17,64 @@ pub struct Options {
     #[command(flatten)]
     site: Site,
     /// A queue id, or a Message-ID with or without angle brackets
-    #[arg(value_name = "QUEUE-ID|MESSAGE-ID")]
-    id: String,
+    #[arg(value_name = "QUEUE-ID|MESSAGE-ID", required_unless_present_any = ["sender", "recipient", "tenant", "since", "until"])]
+    id: Option<String>,
+    /// Instead of an id: messages with this reverse-path
+    #[arg(long, value_name = "ADDRESS")]
+    sender: Option<String>,
+    /// Messages to this address, an alias or the account behind it
+    #[arg(long, value_name = "ADDRESS")]
+    recipient: Option<String>,
+    /// Messages from or to a tenant
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    /// Not older than: 2h, 3d, or a time like 2026-11-01T10:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Older than
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Of a search, at most so many messages
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    limit: u32,
     /// Go on until every recipient is in a final state
     #[arg(long)]
     follow: bool,
 }
 
-/// With `--json`, one document a line: each message, then its events.
+/// With `--json`, one document a line: each message, then its events. What is found by other
+/// criteria than an id is listed; a single message is shown with its events all the same.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut journey = options.site.journey()?;
-    let request = FindRequest { id: options.id.clone(), ..FindRequest::default() };
+    let now = jiff::Timestamp::now().as_millisecond();
+    let time = |given: &Option<String>, name| match given {
+        Some(text) => text::moment(text, now).ok_or_else(|| anyhow::anyhow!(
+            "--{name} {text:?}: expected an age like 30m, 2h or 3d, or a time like 2026-11-01T10:00:00Z")),
+        None => Ok(0),
+    };
+    let request = FindRequest {
+        id: options.id.clone().unwrap_or_default(),
+        sender: options.sender.clone().unwrap_or_default(),
+        recipient: options.recipient.clone().unwrap_or_default(),
+        tenant: options.tenant.clone().unwrap_or_default(),
+        since_ms: time(&options.since, "since")?,
+        until_ms: time(&options.until, "until")?,
+        limit: options.limit,
+    };
     let messages = journey.find(request).await.map_err(refused)?.into_inner().messages;
     if messages.is_empty() {
-        bail!("no message has the id {}", options.id);
+        match &options.id {
+            Some(id) => bail!("no message has the id {id}"),
+            None => bail!("no message was found"),
+        }
     }
+    let is_list = options.id.is_none() && messages.len() > 1;
     // Newest first; read from top to bottom, the newest belongs at the end.
     for message in messages.into_iter().rev() {
         print(&head(&message, options.site.json))?;
+        if is_list {
+            continue;
+        }
         let request = TraceRequest { queue_id: message.queue_id.clone(), follow: options.follow };
         let mut batches = journey.trace(request).await.map_err(refused)?.into_inner();
         while let Some(batch) = batches.message().await.map_err(refused)? {
@@ -66,16 +106,19 @@ fn head(m: &Message, json: bool) -> Vec<String> {
             "size": m.size,
             "trace_id": m.trace_id,
             "open": m.open,
+            "refused": m.refused,
+            "tenants": m.tenants,
         });
         return vec![document.to_string()];
     }
     let words = format!(
-        "{}  from <{}>  {} bytes  Message-ID {}  {} open  trace {}",
+        "{}  {}  from <{}>  {} bytes  Message-ID {}  {}  trace {}",
         m.queue_id,
+        text::time(m.accepted_at_ms),
         m.reverse_path,
         m.size,
         if m.message_id.is_empty() { "-" } else { &m.message_id },
-        m.open,
+        if m.refused { "refused".to_owned() } else { format!("{} open", m.open) },
         if m.trace_id.is_empty() { "-" } else { &m.trace_id },
     );
     vec![text::printable(&words)]

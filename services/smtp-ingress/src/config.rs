@@ -55,6 +55,8 @@ pub struct Config {
     pub resolve_cache_seconds: u64,
     /// Networks whose `Postroad-Trace:` field is believed: other sites of the same operator.
     pub trace_from: Vec<IpNet>,
+    /// Tell the journey of transactions of which nothing was accepted, too.
+    pub tell_refusals: bool,
     /// Counts that all pods share: `limits`, `greylist`. Absent: they are not kept.
     pub redis_url: Option<queue::Url>,
     /// For `dnsbl`.
@@ -117,6 +119,7 @@ impl Default for Config {
             checker_seconds: 30,
             accept_seconds: 30,
             resolve_cache_seconds: 3,
+            tell_refusals: true,
             trace_from: vec![
                 IpNet::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8),
                 IpNet::new_assert(std::net::Ipv6Addr::LOCALHOST.into(), 128),

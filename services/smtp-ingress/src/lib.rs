@@ -22,6 +22,7 @@ mod metrics;
 mod pace;
 mod receive;
 mod refusal;
+mod refused;
 mod scan;
 mod session;
 mod spool;
@@ -78,7 +79,10 @@ pub struct Ingress {
 impl Ingress {
     pub fn bind(config: Config, service: &runtime::Service) -> anyhow::Result<Self> {
         let encryption = Encryption::load(&config)?;
-        let metrics = service.metrics(metrics::Metrics::register);
+        let metrics = service.metrics(|registry| {
+            queue::register(registry);
+            metrics::Metrics::register(registry)
+        });
         let counters = service.metrics(listener::Metrics::register);
         let wanted = [
             (Role::Mx, config.mx_listen, None),

@@ -41,6 +41,8 @@ pub struct Metrics {
     pub tls: Family<Cipher, Counter>,
     /// A guard whose other side did not answer, so that it let pass.
     pub unguarded: Family<Guard, Counter>,
+    /// Transactions that came to nothing, and that the journey does not know of.
+    pub untold: Counter,
     /// From the final dot to the reply.
     pub seconds: Family<Port, Histogram, fn() -> Histogram>,
 }
@@ -58,6 +60,7 @@ impl Metrics {
             refused: Family::default(),
             tls: Family::default(),
             unguarded: Family::default(),
+            untold: Counter::default(),
             seconds: Family::new_with_constructor(buckets),
         };
         registry.register("smtp_sessions", "Sessions by port", metrics.sessions.clone());
@@ -69,6 +72,11 @@ impl Metrics {
             "smtp_unguarded",
             "Decisions made without a guard (Redis, DNS, Rspamd) that did not answer",
             metrics.unguarded.clone(),
+        );
+        registry.register(
+            "smtp_refusals_untold",
+            "Refused transactions that could not be told to the journey",
+            metrics.untold.clone(),
         );
         registry.register("smtp_message_seconds", "Time from the final dot to the reply", metrics.seconds.clone());
         metrics

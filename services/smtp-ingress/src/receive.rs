@@ -6,7 +6,7 @@ use address::Address;
 use bytes::Bytes;
 use listener::TlsInfo;
 use proto::{
-    auth::{VerifyParameters, VerifyResponse},
+    auth::{VerifyParameters, VerifyResponse, verify_response::Action},
     directory::Account,
     spool::Event,
 };
@@ -45,14 +45,12 @@ pub struct Arrival<'a> {
 struct Prepared {
     pieces: Vec<Bytes>,
     junk: bool,
-    events: [Option<Event>; 2],
 }
 
 impl Parts {
     /// `Ok` means committed (Invariant 1).
-    pub async fn receive(&self, arrival: Arrival<'_>, content: Vec<Bytes>, filters: &mut Filters) -> Result<(), Refusal> {
+    pub async fn receive(&self, arrival: Arrival<'_>, content: &Content, filters: &mut Filters) -> Result<(), Refusal> {
         let at_ms = jiff::Timestamp::now().as_millisecond();
-        let content = Content::new(content).ok_or_else(Refusal::header_too_large)?;
         let header = content.header();
         // RFC 5322 §2.2.3: it would be read as the end of a field of ours.
         if matches!(header.first(), Some(b' ' | b'\t')) {
@@ -67,19 +65,21 @@ impl Parts {
             return Err(Refusal::binary_elsewhere());
         }
         let mut prepared = match arrival.account {
-            Some(account) => self.submitted(&arrival, account, &header, &content).await?,
-            None => self.incoming(&arrival, &header, &content).await?,
+            Some(account) => self.submitted(&arrival, account, &header, content).await?,
+            None => self.incoming(&arrival, &header, content).await?,
         };
         let queue_id = transaction.queue_id.to_string();
-        let wanted = filters.message(&self.metrics, &content, &queue_id).await?;
+        let wanted = filters.message(&self.metrics, content, &queue_id).await?;
         prepared.junk |= wanted.is_junk;
         // Below our own fields, above the message.
         prepared.pieces.insert(1, wanted.fields.into());
         let mut envelope = arrival.transaction.envelope();
         envelope.account_id = arrival.account.map_or(0, |a| a.account_id);
         envelope.junk = prepared.junk;
-        envelope.events =
-            [Some(received_event(&arrival, at_ms))].into_iter().chain(prepared.events).chain([wanted.event]).flatten().collect();
+        // Recipients that were refused, then what was found about the message.
+        envelope.events = vec![received_event(&arrival, at_ms)];
+        envelope.events.extend(arrival.transaction.take_told().0);
+        envelope.events.extend(wanted.event);
         let trace_id = telemetry::trace_id(&envelope.traceparent).to_owned();
         self.spool.accept(envelope, &prepared.pieces).await.map_err(|status| {
             info!(mail.queue_id = %arrival.transaction.queue_id, error = %status, "not accepted");
@@ -113,9 +113,15 @@ impl Parts {
             authserv_id: self.config.hostname.clone(),
         };
         let verdict = self.checker.verify(parameters, content.pieces()).await.map_err(|s| Refusal::of_status(&s))?;
+        arrival.transaction.tell(verdict_event(&verdict));
+        let span = &arrival.transaction.span;
+        span.record("mail.spf", &verdict.spf).record("mail.dkim", &verdict.dkim).record("mail.dmarc", &verdict.dmarc);
+        span.record("mail.action", action(&verdict));
         let mut junk = checker::judge(&verdict)?;
-        let scanned = self.guard.scan(arrival, content).await?;
-        junk |= scanned.as_ref().is_some_and(|s| s.is_junk);
+        if let Some(scanned) = self.guard.scan(arrival, content).await? {
+            junk |= scanned.is_junk;
+            arrival.transaction.tell(scanned.event);
+        }
         let mut prefix = self.received_field(arrival);
         prefix.push_str(&verdict.authentication_results);
         if !prefix.ends_with("\r\n") {
@@ -123,7 +129,7 @@ impl Parts {
         }
         let cleaned = headers::without_forged_results(header, &self.config.hostname);
         let pieces = assemble(prefix, cleaned, content);
-        Ok(Prepared { pieces, junk, events: [Some(verdict_event(&verdict)), scanned.map(|s| s.event)] })
+        Ok(Prepared { pieces, junk })
     }
 
     /// Mail from one of ours (RFC 6409): who it claims to be from, what is missing, our signature.
@@ -134,7 +140,6 @@ impl Parts {
         header: &Bytes,
         content: &Content,
     ) -> Result<Prepared, Refusal> {
-        let mut scanned = None;
         let from = message::from_addresses(header);
         if from.len() > MAX_FROM {
             return Err(Refusal::too_many_from());
@@ -146,7 +151,9 @@ impl Parts {
             }
         }
         if self.config.scan.as_ref().is_some_and(|scan| scan.submissions) {
-            scanned = self.guard.scan(arrival, content).await?;
+            if let Some(scanned) = self.guard.scan(arrival, content).await? {
+                arrival.transaction.tell(scanned.event);
+            }
         }
         let first = from.first().and_then(|a| a.parse::<Address>().ok()).ok_or_else(Refusal::no_from)?;
         let queue_id = arrival.transaction.queue_id.to_string();
@@ -160,7 +167,7 @@ impl Parts {
         let mut prefix = self.received_field(arrival);
         prefix.push_str(&signature.map_err(|s| Refusal::of_status(&s))?);
         pieces.insert(0, prefix.into());
-        Ok(Prepared { pieces, junk: false, events: [None, scanned.map(|s| s.event)] })
+        Ok(Prepared { pieces, junk: false })
     }
 
     fn received_field(&self, arrival: &Arrival<'_>) -> String {
@@ -197,7 +204,6 @@ fn now() -> String {
 }
 
 fn received_event(arrival: &Arrival<'_>, at_ms: i64) -> Event {
-    let tls = arrival.tls.map(|t| json!({ "version": t.version, "cipher": t.cipher }));
     let how = arrival.tls.map_or("without TLS", |t| t.version);
     let mut dialogue = arrival.dialogue.clone();
     // Nobody reads this unless it is committed, and then it is what the client hears.
@@ -206,22 +212,37 @@ fn received_event(arrival: &Arrival<'_>, at_ms: i64) -> Event {
         "peer": arrival.peer.to_string(),
         "helo": arrival.hello.name,
         "port": arrival.role.name(),
-        "tls": tls,
+        "tls": shown_tls(arrival.tls),
         "account": arrival.account.map(|a| &a.address),
-        "dialogue": dialogue,
     });
     Event {
         name: "received".into(),
         service: "smtp-ingress".into(),
         text: format!("from {} [{}] on the {} port, {how}", arrival.hello.name, arrival.peer, arrival.role.name()),
         detail: detail.to_string(),
+        dialogue,
         at_ms,
         ..Event::default()
     }
 }
 
+/// As the journey has it.
+pub fn shown_tls(tls: Option<&TlsInfo>) -> Option<serde_json::Value> {
+    tls.map(|t| json!({ "version": t.version, "cipher": t.cipher }))
+}
+
+fn action(verdict: &VerifyResponse) -> &'static str {
+    match verdict.action() {
+        Action::Accept => "accept",
+        Action::Quarantine => "quarantine",
+        Action::Reject => "reject",
+        Action::Defer => "defer",
+        Action::Unspecified => "action_unspecified",
+    }
+}
+
 fn verdict_event(verdict: &VerifyResponse) -> Event {
-    let action = verdict.action().as_str_name().to_ascii_lowercase();
+    let action = action(verdict);
     let detail = json!({
         "action": action,
         "spf": verdict.spf,

@@ -32,6 +32,7 @@ use crate::{
     metrics::Metrics,
     pace::Pace,
     refusal::Refusal,
+    refused::Teller,
     spool::Spool,
     transaction::Transaction,
 };
@@ -52,6 +53,7 @@ pub struct Parts {
     pub spool: Spool,
     pub metrics: Metrics,
     pub guard: Guard,
+    pub teller: Teller,
     budget: Budget,
 }
 
@@ -69,6 +71,11 @@ impl Parts {
             ),
             checker: Checker::new(channel(&config.auth_checker, config.checker_seconds)),
             spool: Spool::new(channel(&config.mda, config.accept_seconds)),
+            teller: Teller::start(
+                channel(&config.mda, config.accept_seconds),
+                config.tell_refusals,
+                metrics.clone(),
+            ),
             budget: Budget::new(config.max_bytes_in_flight),
             config,
             encryption,
@@ -109,6 +116,7 @@ pub async fn run(connection: Connection, role: Role, offer: Arc<Offer>, parts: A
         // The peer's network or manners; no operator can do anything about it.
         debug!(client.address = %driver.peer, %error, "session ended");
     }
+    driver.end_transaction();
     if let Some(mut stream) = driver.stream {
         let _ = timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
     }
@@ -118,6 +126,15 @@ pub async fn run(connection: Connection, role: Role, offer: Arc<Offer>, parts: A
 /// and its copies in the buffers of the calls that pass it on.
 fn occupied(held: usize) -> usize {
     held + held / 8 + held.min(smtp::server::PIECE) + CONTENT_ROOM
+}
+
+/// Who speaks, as the journey has it.
+pub struct Caller<'a> {
+    pub role: Role,
+    pub peer: std::net::IpAddr,
+    pub helo: &'a str,
+    pub tls: Option<&'a TlsInfo>,
+    pub account: Option<&'a Account>,
 }
 
 struct Driver {

@@ -1,9 +1,12 @@
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
 
 use address::QueueId;
-use proto::spool::{Envelope, Recipient, Target, target::To};
+use proto::spool::{Envelope, Event, Recipient, Target, target::To};
 use smtp::server::{MailFrom, RcptTo};
-use tracing::Span;
+use tracing::{Span, field::Empty};
 
 use crate::Role;
 
@@ -17,7 +20,19 @@ pub struct Transaction {
     began: jiff::Timestamp,
     recipients: Vec<Recipient>,
     keys: HashSet<String>,
+    told: Mutex<Told>,
 }
+
+/// For the journey, before it is known what becomes of it.
+#[derive(Debug, Default)]
+struct Told {
+    events: Vec<Event>,
+    /// At the latest refusal.
+    dialogue: Vec<String>,
+}
+
+/// A client may be told no a thousand times.
+const MAX_TOLD: usize = 100;
 
 impl Transaction {
     pub fn begin(mail: MailFrom, role: Role) -> Self {
@@ -27,10 +42,21 @@ impl Transaction {
             parent: None,
             "SMTP transaction",
             otel.kind = "server",
+            otel.status_code = Empty,
             mail.queue_id = %queue_id,
+            mail.tenant_id = Empty,
+            mail.spf = Empty,
+            mail.dkim = Empty,
+            mail.dmarc = Empty,
+            mail.action = Empty,
+            mail.recipients = Empty,
             smtp.port = role.name(),
+            smtp.reply_code = Empty,
+            smtp.refusal = Empty,
+            tls.protocol.version = Empty,
         );
-        Self { queue_id, span, mail, began: jiff::Timestamp::now(), recipients: Vec::new(), keys: HashSet::new() }
+        let (began, told) = (jiff::Timestamp::now(), Mutex::default());
+        Self { queue_id, span, mail, began, recipients: Vec::new(), keys: HashSet::new(), told }
     }
 
     /// The same recipient twice is one delivery.
@@ -39,6 +65,24 @@ impl Transaction {
             let forward_path = forward_path.to_string();
             self.recipients.push(Recipient { forward_path, notify: rcpt.notify, orcpt: rcpt.orcpt, targets });
         }
+    }
+
+    pub fn tell(&self, event: Event) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.events.len() < MAX_TOLD {
+            told.events.push(event);
+        }
+    }
+
+    /// A refusal, and what was said until then.
+    pub fn refused(&self, event: Event, dialogue: Vec<String>) {
+        self.tell(event);
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).dialogue = dialogue;
+    }
+
+    pub fn take_told(&self) -> (Vec<Event>, Vec<String>) {
+        let told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
+        (told.events, told.dialogue)
     }
 
     pub fn reverse_path(&self) -> String {

@@ -64,8 +64,9 @@ async fn a_message_is_committed_with_its_trace_fields() {
     );
     let names: Vec<_> = envelope.events.iter().map(|e| e.name.as_str()).collect();
     assert_eq!(names, ["received", "verdict"]);
-    assert!(envelope.events[0].detail.contains("C: MAIL FROM:<a@sender.example>"));
-    assert!(!envelope.events[0].detail.contains("Subject"));
+    let dialogue = &envelope.events[0].dialogue;
+    assert!(dialogue.iter().any(|l| l.starts_with("C: MAIL FROM:<a@sender.example>")), "{dialogue:?}");
+    assert!(!dialogue.iter().any(|l| l.contains("Subject")), "{dialogue:?}");
 }
 
 #[tokio::test]

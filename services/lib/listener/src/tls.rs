@@ -8,6 +8,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 use rustls::{
     RootCertStore, ServerConfig,
     client::verify_server_name,
@@ -73,6 +78,12 @@ pub struct TlsInfo {
 pub struct Tls {
     acceptor: TlsAcceptor,
     certificates: Arc<Certificates>,
+    handshakes: Family<Version, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Version {
+    version: &'static str,
 }
 
 impl fmt::Debug for Tls {
@@ -91,7 +102,7 @@ impl Tls {
         let certificates =
             Arc::new(Certificates { files, provider: provider.clone(), keys: ArcSwap::from_pointee(keys) });
         tokio::spawn(watch(Arc::downgrade(&certificates), stamp));
-        Self::with(certificates, None)
+        Self::with(certificates, None, Family::default())
     }
 
     /// The same certificates, and a client is asked for one of its own from the CAs in `file` (PEM).
@@ -109,10 +120,14 @@ impl Tls {
             WebPkiClientVerifier::builder_with_provider(roots.into(), self.certificates.provider.clone())
                 .allow_unauthenticated()
                 .build()?;
-        Self::with(self.certificates.clone(), Some(verifier))
+        Self::with(self.certificates.clone(), Some(verifier), self.handshakes.clone())
     }
 
-    fn with(certificates: Arc<Certificates>, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<Self, TlsError> {
+    fn with(
+        certificates: Arc<Certificates>,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+        handshakes: Family<Version, Counter>,
+    ) -> Result<Self, TlsError> {
         let builder = ServerConfig::builder_with_provider(certificates.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
         let builder = match clients {
@@ -122,7 +137,13 @@ impl Tls {
         let mut config = builder.with_cert_resolver(certificates.clone());
         // Sessions are resumed from what the client keeps, so that they cost us no memory (RFC 5077).
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificates })
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Ok(Self { acceptor, certificates, handshakes })
+    }
+
+    /// Counts handshakes of this value and its clones, with and without STARTTLS.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("tls_handshakes", "TLS sessions begun, by version", self.handshakes.clone());
     }
 
     /// Reads the files again. On an error the certificates in use stay.
@@ -140,6 +161,7 @@ impl Tls {
             Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
             _ => "TLSv1.2",
         };
+        self.handshakes.get_or_create(&Version { version }).inc();
         let cipher = connection.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("unknown");
         let is_bindable = connection.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
         let exported = connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));

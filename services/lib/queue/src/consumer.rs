@@ -7,7 +7,7 @@ use redis::{
     streams::{StreamAutoClaimReply, StreamId, StreamInfoConsumersReply, StreamReadReply},
 };
 
-use crate::{GROUP, QueueError, Stream, Url, connection};
+use crate::{GROUP, QueueError, Stream, Url, connection, latency::timed};
 
 /// One read waits this long for entries.
 const BLOCK: Duration = Duration::from_secs(2);
@@ -192,18 +192,9 @@ impl Acknowledger {
 
     async fn finish(&self, ids: Vec<String>) -> Result<(), QueueError> {
         let key = self.stream.key();
-        redis::pipe()
-            .cmd("XACK")
-            .arg(key)
-            .arg(GROUP)
-            .arg(&ids)
-            .ignore()
-            .cmd("XDEL")
-            .arg(key)
-            .arg(&ids)
-            .ignore()
-            .query_async::<()>(&mut self.connection.clone())
-            .await?;
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("XACK").arg(key).arg(GROUP).arg(&ids).ignore().cmd("XDEL").arg(key).arg(&ids).ignore();
+        timed("acknowledge", pipeline.query_async::<()>(&mut self.connection.clone())).await?;
         Ok(())
     }
 }

@@ -12,6 +12,7 @@
 //! ```
 
 mod consumer;
+mod latency;
 mod producer;
 mod rates;
 mod turns;
@@ -19,6 +20,7 @@ mod wakes;
 
 use std::time::Duration;
 
+pub use latency::register;
 pub use consumer::{Acknowledger, Consumer, Entry};
 pub use producer::{Item, Producer};
 pub use rates::{Penalty, Rate, Rates};

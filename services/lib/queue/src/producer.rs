@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use redis::aio::ConnectionManager;
 
-use crate::{QueueError, Stream, Url, connection};
+use crate::{QueueError, Stream, Url, connection, latency::timed};
 
 /// Adds deliveries to the streams.
 #[derive(Clone)]
@@ -42,12 +42,12 @@ impl Producer {
                 .ignore();
         }
         pipeline.cmd("XLEN").arg(stream.key());
-        let (length,): (usize,) = pipeline.query_async(&mut self.connection.clone()).await?;
+        let (length,): (usize,) = timed("add", pipeline.query_async(&mut self.connection.clone())).await?;
         Ok(length)
     }
 
     /// Entries that no worker has finished.
     pub async fn length(&self, stream: Stream) -> Result<usize, QueueError> {
-        Ok(redis::cmd("XLEN").arg(stream.key()).query_async(&mut self.connection.clone()).await?)
+        Ok(timed("length", redis::cmd("XLEN").arg(stream.key()).query_async(&mut self.connection.clone())).await?)
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use redis::{Script, aio::ConnectionManager};
 use serde::Deserialize;
 
-use crate::{QueueError, Url, connection};
+use crate::{QueueError, Url, connection, latency::timed};
 
 const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE_MS: u64 = 1_000;
@@ -197,7 +197,7 @@ impl Rates {
             let error = std::io::Error::new(std::io::ErrorKind::NotConnected, "was away a moment ago");
             return Err(QueueError(error.into()));
         }
-        let answer = match tokio::time::timeout(PATIENCE, call).await {
+        let answer = match tokio::time::timeout(PATIENCE, timed("limit", call)).await {
             Ok(answer) => answer.map_err(QueueError),
             Err(_) => Err(QueueError(std::io::Error::from(std::io::ErrorKind::TimedOut).into())),
         };

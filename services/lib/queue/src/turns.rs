@@ -8,7 +8,7 @@ use std::{sync::LazyLock, time::Duration};
 
 use redis::{Script, aio::ConnectionManager};
 
-use crate::{QueueError, Url, connection};
+use crate::{QueueError, Url, connection, latency::timed};
 
 /// Forgotten after so long without traffic.
 const FORGET_MS: u64 = 24 * 60 * 60 * 1000;
@@ -128,16 +128,16 @@ impl Turns {
 
     /// Asks for a connection named `holder`; asked again with the same name, it renews the lease.
     pub async fn enter(&self, destination: &str, holder: &str, allowance: Allowance) -> Result<Turn, QueueError> {
-        let (word, wait, words): (String, String, String) = ENTER
-            .key(key(destination, "state"))
+        let mut enter = ENTER.key(key(destination, "state"));
+        enter
             .key(key(destination, "connections"))
             .arg(holder)
             .arg(allowance.connections.max(1))
             .arg(allowance.slow_start.max(1))
             .arg(millis(allowance.lease))
-            .arg(FORGET_MS)
-            .invoke_async(&mut self.connection.clone())
-            .await?;
+            .arg(FORGET_MS);
+        let (word, wait, words): (String, String, String) =
+            timed("turn", enter.invoke_async(&mut self.connection.clone())).await?;
         Ok(match word.as_str() {
             "backoff" => Turn::BackOff { wait: Duration::from_millis(wait.parse().unwrap_or(1_000)), words },
             "full" => Turn::Full,

@@ -3,7 +3,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use redis::aio::ConnectionManager;
 
-use crate::{QueueError, Url, connection};
+use crate::{QueueError, Url, connection, latency::timed};
 
 const CHANNEL: &str = "postroad:wake";
 
@@ -23,11 +23,9 @@ impl Wakes {
     pub async fn publish(&self, accounts: impl Iterator<Item = u64>) -> Result<(), QueueError> {
         let text: Vec<String> = accounts.map(|a| a.to_string()).collect();
         if !text.is_empty() {
-            redis::cmd("PUBLISH")
-                .arg(CHANNEL)
-                .arg(text.join(" "))
-                .query_async::<()>(&mut self.connection.clone())
-                .await?;
+            let mut publish = redis::cmd("PUBLISH");
+            publish.arg(CHANNEL).arg(text.join(" "));
+            timed("wake", publish.query_async::<()>(&mut self.connection.clone())).await?;
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ pub struct Config {
     /// OTLP over gRPC, such as `http://tempo:4317`. `OTEL_EXPORTER_OTLP_ENDPOINT` when absent;
     /// without either, traces are not exported.
     pub otlp_endpoint: Option<String>,
-    /// Share of messages whose trace is exported, 0 to 1.
+    /// Share of messages whose trace is exported, 0 to 1; of the others what went wrong.
     pub trace_ratio: f64,
     /// Seconds to finish running work after SIGTERM.
     pub drain_seconds: u64,
@@ -89,6 +89,10 @@ fn read<C: ServiceConfig>(figment: Figment) -> Result<C, ConfigError> {
         let all: Vec<String> = e.into_iter().map(|one| describe(&figment, &one)).collect();
         ConfigError(all.join("; "))
     })?;
+    let share = config.runtime().trace_ratio;
+    if !(0.0..=1.0).contains(&share) {
+        return Err(ConfigError(format!("configuration key \"runtime.trace_ratio\" = {share}: expected 0 to 1")));
+    }
     config.validate().map_err(ConfigError)?;
     Ok(config)
 }
@@ -168,6 +172,7 @@ mod tests {
         for part in ["\"listen\"", "nowhere", "socket address"] {
             assert!(syntax.contains(part), "{syntax}");
         }
+        assert!(load("runtime: { trace_ratio: 2 }").expect_err("a share").contains("expected 0 to 1"));
         assert!(load("port: 1").expect_err("relation").contains("expected another"));
     }
 }

@@ -1,5 +1,6 @@
 //! Calls between services: balanced over pods, traced, always with a deadline.
 
+mod calls;
 mod reach;
 mod retry;
 mod tls;
@@ -23,6 +24,7 @@ use tonic::{
 };
 use tower::Service;
 
+pub use calls::register;
 pub use tls::{TlsFiles, install as install_tls};
 
 /// How often names are looked up again: pods come and go.
@@ -170,10 +172,14 @@ impl Service<Call> for Deadline {
     fn call(&mut self, call: Call) -> Self::Future {
         let (inner, deadline) = (self.inner.clone(), self.deadline);
         Box::pin(async move {
-            match tokio::time::timeout(deadline, retry::call(inner, call)).await {
+            let (started, path) = (std::time::Instant::now(), call.uri().path().to_owned());
+            let answer = match tokio::time::timeout(deadline, retry::call(inner, call)).await {
                 Ok(answer) => answer,
                 Err(_) => Ok(Status::unavailable("no answer in time").into_http()),
-            }
+            };
+            let code = answer.as_ref().map_or(Code::Unavailable, calls::code);
+            calls::client_ended(&path, code, started);
+            answer
         })
     }
 }
@@ -185,7 +191,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let router = Server::builder()
-        .layer(tower::layer::layer_fn(Whole))
+        .layer(tower::layer::layer_fn(|inner| calls::Counted(Whole(inner))))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))

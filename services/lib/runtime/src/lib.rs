@@ -13,6 +13,7 @@
 pub mod config;
 pub mod grpc;
 pub mod health;
+mod sampling;
 pub mod telemetry;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
@@ -112,6 +113,7 @@ where
     }
     let traces = telemetry::init(name, &own)?;
     let service = Service::detached(name);
+    service.metrics(grpc::register);
     let http = health::serve(own.http_listen, service.health.clone()).await?;
     let mut running = tokio::spawn(run(config, service.clone()));
     let outcome = tokio::select! {

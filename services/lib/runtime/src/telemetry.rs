@@ -13,12 +13,16 @@ use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::{
     Resource,
     propagation::TraceContextPropagator,
-    trace::{Sampler, SdkTracerProvider},
+    trace::{BatchSpanProcessor, Sampler, SdkTracerProvider},
 };
 use tonic::metadata::{KeyRef, MetadataKey, MetadataMap};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
+use crate::sampling::{KeepErrors, Share};
 
 const FIELD: &str = "traceparent";
 
@@ -34,12 +38,13 @@ pub fn init(name: &'static str, config: &crate::Config) -> anyhow::Result<SdkTra
         .or_else(|| std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|e| !e.is_empty()));
     let builder = SdkTracerProvider::builder().with_resource(Resource::builder().with_service_name(name).build());
     let provider = match endpoint {
-        Some(endpoint) => builder
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace_ratio))))
-            .with_batch_exporter(
-                opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?,
-            )
-            .build(),
+        Some(endpoint) => {
+            let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
+            builder
+                .with_sampler(Share::new(config.trace_ratio))
+                .with_span_processor(KeepErrors::new(BatchSpanProcessor::builder(exporter).build()))
+                .build()
+        }
         // Nobody listens: spans only carry the trace id on.
         None => builder.with_sampler(Sampler::AlwaysOff).build(),
     };
@@ -53,7 +58,13 @@ pub fn init(name: &'static str, config: &crate::Config) -> anyhow::Result<SdkTra
     tracing_subscriber::registry()
         .with(filter)
         .with(
-            tracing_opentelemetry::layer().with_location(false).with_threads(false).with_tracer(provider.tracer(name)),
+            // Spans alone: what is logged may say more than a trace should (addresses of clients).
+            tracing_opentelemetry::layer()
+                .with_location(false)
+                .with_threads(false)
+                .with_tracked_inactivity(false)
+                .with_tracer(provider.tracer(name))
+                .with_filter(filter_fn(|data| data.is_span())),
         )
         .with(tracing_subscriber::fmt::layer().json().with_current_span(false).with_span_list(false))
         .try_init()?;
@@ -121,6 +132,12 @@ pub fn link_to(span: &Span, traceparent: &str) {
     if linked.is_valid() {
         span.add_link(linked);
     }
+}
+
+/// Marks a span as an error: it is exported whatever is sampled. The span has the field
+/// `otel.status_code`.
+pub fn failed(span: &Span) {
+    span.record("otel.status_code", "ERROR");
 }
 
 /// The 32 hexadecimal digits of a traceparent, or nothing (W3C Trace Context §3.2.2).

@@ -17,7 +17,6 @@ use proto::directory::{
 };
 use sqlx::PgPool;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::Instrument as _;
 
 pub use authenticate::{Passwords, Secrets};
 
@@ -35,13 +34,11 @@ pub struct Directory {
 #[tonic::async_trait]
 impl directory_server::Directory for Directory {
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
-        let span = tracing::info_span!("Directory.Resolve");
-        runtime::telemetry::continue_call(&span, request.metadata());
         let recipients = request.into_inner().recipients;
         if recipients.len() > MAX_RECIPIENTS {
             return Err(Status::invalid_argument(format!("more than {MAX_RECIPIENTS} recipients at once")));
         }
-        let resolutions = resolve::resolve(&self.pool, &recipients).instrument(span).await?;
+        let resolutions = resolve::resolve(&self.pool, &recipients).await?;
         Ok(Response::new(ResolveResponse { resolutions }))
     }
 

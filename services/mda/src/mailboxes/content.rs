@@ -12,7 +12,7 @@ use tonic::Status;
 use zstd::stream::raw::{Decoder, Operation as _};
 
 use super::{account, gone};
-use crate::{content::decompress, database::status, ids};
+use crate::{content::decompress, database::status, ids, journey::fetched};
 
 /// Stored octets of one read.
 const SLICE: i32 = 256 << 10;
@@ -22,21 +22,26 @@ const CHUNK: usize = 128 << 10;
 type Answers = mpsc::Sender<Result<ContentResponse, Status>>;
 
 pub async fn content(pool: PgPool, request: ContentRequest, answers: Answers) -> Result<(), Status> {
-    let found: Option<(Uuid, i32, Vec<u8>)> = sqlx::query_as(
-        "select c.id, c.size, c.header from messages m join contents c on c.id = m.content_id
+    let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
+    let found: Option<(Uuid, i32, Vec<u8>, bool)> = sqlx::query_as(
+        "select c.id, c.size, c.header, m.fetched from messages m join contents c on c.id = m.content_id
          where m.account_id = $1 and m.mailbox_id = $2 and m.uid = $3",
     )
-    .bind(account(request.account_id)?)
-    .bind(ids::signed(request.mailbox_id)?)
+    .bind(account_id)
+    .bind(mailbox_id)
     .bind(i64::from(request.uid))
     .fetch_optional(&pool)
     .await
     .map_err(status)?;
-    let (id, size, header) = found.ok_or_else(|| Status::not_found("no such message"))?;
+    let (id, size, header, is_fetched) = found.ok_or_else(|| Status::not_found("no such message"))?;
     let header = decompress(&header, usize::try_from(size).unwrap_or_default())?;
     let mut window = Window { skip: request.start, left: request.end.saturating_sub(request.start), answers };
     window.send(&header).await?;
-    body(&pool, id, &mut window).await
+    body(&pool, id, &mut window).await?;
+    if !is_fetched && request.start < request.end {
+        fetched::tell(&pool, &request.reader, account_id, mailbox_id, &[i64::from(request.uid)]).await;
+    }
+    Ok(())
 }
 
 /// Unpacks slice after slice until the window is full or the frame ends.

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::{account, bounds, gone, state::MessageRow};
-use crate::{content::decompress, database::status, ids};
+use crate::{content::decompress, database::status, ids, journey::fetched};
 
 const PAGE: i64 = 1_000;
 /// What one batch's contents may have together, unless one message alone has more.
@@ -31,6 +31,7 @@ struct Row {
     internal_date: DateTime<Utc>,
     saved_at: Option<DateTime<Utc>>,
     content_id: Uuid,
+    fetched: bool,
 }
 
 #[derive(FromRow)]
@@ -53,7 +54,7 @@ pub async fn fetch(
     let mut after = 0i64;
     loop {
         let rows: Vec<Row> = sqlx::query_as(
-            "select m.uid, m.modseq, m.flags, m.keywords, m.size, m.internal_date, m.saved_at, m.content_id
+            "select m.uid, m.modseq, m.flags, m.keywords, m.size, m.internal_date, m.saved_at, m.content_id, m.fetched
              from messages m
              where m.account_id = $1 and m.mailbox_id = $2 and m.uid > $3 and m.modseq > $4
                and exists (select from unnest($5::bigint[], $6::bigint[]) r (first, last)
@@ -76,12 +77,15 @@ pub async fn fetch(
         let is_last_page = rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
         after = end;
         for batch in batches(rows, &request) {
+            let first = |row: &&Row| request.body && !row.fetched && !is_omitted(row, &request);
+            let first: Vec<i64> = batch.iter().filter(first).map(|row| row.uid).collect();
             let messages = if wants_content {
                 with_content(&pool, batch, &request).await?
             } else {
                 batch.into_iter().map(|row| plain(row, &request)).collect()
             };
             answers.send(Ok(FetchResponse { messages })).await.map_err(gone)?;
+            fetched::tell(&pool, &request.reader, account_id, mailbox_id, &first).await;
         }
         if is_last_page {
             return Ok(());
@@ -116,7 +120,7 @@ fn is_omitted(row: &Row, request: &FetchRequest) -> bool {
 
 fn plain(row: Row, request: &FetchRequest) -> Message {
     let body_omitted = is_omitted(&row, request);
-    let Row { uid, modseq, flags, keywords, size, internal_date, saved_at, content_id } = row;
+    let Row { uid, modseq, flags, keywords, size, internal_date, saved_at, content_id, .. } = row;
     let message: Message = MessageRow { uid, modseq, flags, keywords, size, internal_date }.into();
     let (mut email_id, mut save_date_ms) = (String::new(), 0);
     if request.object_ids {

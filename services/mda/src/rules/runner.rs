@@ -65,6 +65,7 @@ pub(super) struct Loaded {
     pub require_tls: bool,
     pub header: Vec<u8>,
     pub address: String,
+    pub tenant: String,
     pub script_name: String,
     pub script: Option<String>,
     pub vacation_on: bool,
@@ -79,13 +80,13 @@ pub(super) struct Loaded {
 
 const LOAD: &str = "
 select d.queue_id, d.number, d.account_id, d.recipient, d.notify, s.reverse_path, s.junk, s.size, s.traceparent,
-       s.eight_bit, s.smtputf8, s.require_tls, c.header, a.address, r.script as script_name, sc.script,
+       s.eight_bit, s.smtputf8, s.require_tls, c.header, a.address, coalesce(t.name, '') as tenant, r.script as script_name, sc.script,
        r.vacation_on, r.vacation_subject, r.vacation_text, r.vacation_days, r.vacation_from, r.vacation_until,
        r.forward_to, r.forward_keep
 from (select distinct * from unnest($1::uuid[], $2::int[]) as w (queue_id, number)) w
 join deliveries d using (queue_id, number)
 join rules r on r.account_id = d.account_id and r.is_active
-join accounts a on a.id = d.account_id
+join accounts a on a.id = d.account_id left join tenants t on t.id = a.tenant_id
 join spool s using (queue_id) join contents c on c.id = d.queue_id
 left join sieve_scripts sc on sc.account_id = r.account_id and sc.name = r.script
 where not d.held and d.not_before <= now()
@@ -152,7 +153,7 @@ impl Runner {
             match &settled {
                 Settled::Again => continue,
                 Settled::Done { mailboxes } if *mailboxes > 0 => {
-                    self.metrics.delivered(*mailboxes);
+                    self.metrics.delivered(std::iter::repeat_n((row.tenant.as_str(), row.size), *mailboxes));
                     self.wakes.changed([ids::unsigned(row.account_id)].into_iter()).await;
                 }
                 _ => {}

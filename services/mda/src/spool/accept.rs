@@ -4,8 +4,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use proto::spool::{Envelope, Event, target::To};
 use queue::{Item, Stream};
+use runtime::telemetry;
 use sqlx::{PgConnection, PgExecutor, PgPool, types::Uuid};
 use tonic::Status;
+use tracing::Instrument as _;
 
 use super::{
     batch::{Batcher, Job},
@@ -16,6 +18,8 @@ use crate::{
     database::{is_away, status},
     dispatcher::Dispatch,
     ids,
+    journey::lines,
+    metrics::Metrics,
 };
 
 /// A message as it comes to the door of storage.
@@ -28,9 +32,16 @@ pub struct Draft {
 #[derive(Clone)]
 pub struct Accepting {
     batcher: Batcher<Row>,
-    /// What is about to be relayed.
-    pub recent: Recent,
+    commits: Commits,
+}
+
+#[derive(Clone)]
+struct Commits {
+    pool: PgPool,
     dispatch: Dispatch,
+    metrics: Metrics,
+    /// What is about to be relayed.
+    recent: Recent,
 }
 
 /// A draft that is checked, parsed and compressed: ready to be written in a transaction of the caller's.
@@ -55,15 +66,18 @@ struct Delivery {
 }
 
 impl Accepting {
-    pub fn new(pool: PgPool, dispatch: Dispatch) -> Self {
-        let recent = Recent::default();
-        let kept = recent.clone();
-        let handing_out = dispatch.clone();
+    pub fn new(pool: PgPool, dispatch: Dispatch, metrics: Metrics) -> Self {
+        let commits = Commits { pool, dispatch, metrics, recent: Recent::default() };
+        let workers = commits.clone();
         let batcher = Batcher::start(2, move |jobs: Vec<Job<Row>>| {
-            let (pool, dispatch, recent) = (pool.clone(), dispatch.clone(), kept.clone());
-            async move { commit(&pool, &dispatch, &recent, jobs).await }
+            let commits = workers.clone();
+            async move { commits.commit(jobs).await }
         });
-        Self { batcher, recent, dispatch: handing_out }
+        Self { batcher, commits }
+    }
+
+    pub fn recent(&self) -> &Recent {
+        &self.commits.recent
     }
 
     pub fn ready(draft: Draft) -> Result<Ready, Status> {
@@ -73,18 +87,19 @@ impl Accepting {
     /// Part of what else the transaction does; after its commit they are to be handed out.
     pub async fn write_within(&self, tx: &mut PgConnection, messages: &[&Ready]) -> Result<(), sqlx::Error> {
         let rows: Vec<&Row> = messages.iter().map(|ready| &ready.0).collect();
-        if rows.is_empty() { Ok(()) } else { write(tx, &self.dispatch, &rows).await }
+        if rows.is_empty() { Ok(()) } else { self.commits.write(tx, &rows).await.map(drop) }
     }
 
     pub async fn hand_out(&self, messages: &[&Ready]) {
         let rows: Vec<&Row> = messages.iter().map(|ready| &ready.0).collect();
-        self.dispatch.now(&items(&rows)).await;
+        hand_out(&self.commits.dispatch, &rows).await;
     }
 
     pub async fn accept(&self, draft: Draft) -> Result<(), Status> {
         let row = check(draft)?;
         let bytes = row.stored.header.len() + row.stored.body.len();
-        self.batcher.run(row, bytes).await
+        let span = tracing::info_span!("postgres commit", otel.kind = "client", db.system.name = "postgresql");
+        self.batcher.run(row, bytes).instrument(span).await
     }
 }
 
@@ -131,33 +146,63 @@ fn priority(envelope: &Envelope) -> i16 {
     i16::try_from(envelope.priority.clamp(-9, 9)).unwrap_or_default()
 }
 
-/// One transaction for all; if the batch as a whole is refused, each alone, so that one bad
-/// message takes no other with it.
-async fn commit(pool: &PgPool, dispatch: &Dispatch, recent: &Recent, jobs: Vec<Job<Row>>) {
-    let rows: Vec<&Row> = jobs.iter().map(|j| &j.work).collect();
-    match write(pool, dispatch, &rows).await {
-        Ok(()) => {
-            for row in rows.iter().filter(|row| row.held_until.is_none()) {
-                row.content.iter().for_each(|content| recent.keep(row.queue_id, content.clone()));
+impl Commits {
+    /// One transaction for all; if the batch as a whole is refused, each alone, so that one bad
+    /// message takes no other with it.
+    async fn commit(&self, jobs: Vec<Job<Row>>) {
+        let rows: Vec<&Row> = jobs.iter().map(|j| &j.work).collect();
+        match self.write(&self.pool, &rows).await {
+            Ok(submitted) => {
+                self.promised(&rows, &submitted).await;
+                jobs.into_iter().for_each(|j| j.finish(Ok(())));
             }
-            dispatch.now(&items(&rows)).await;
-            jobs.into_iter().for_each(|j| j.finish(Ok(())));
-        }
-        Err(e) if is_away(&e) || jobs.len() == 1 => {
-            let status = status(e);
-            jobs.into_iter().for_each(|j| j.finish(Err(status.clone())));
-        }
-        Err(e) => {
-            tracing::warn!(error = %e, messages = jobs.len(), "batch refused, trying each alone");
-            for job in jobs {
-                let outcome = write(pool, dispatch, &[&job.work]).await.map_err(status);
-                if outcome.is_ok() {
-                    dispatch.now(&items(&[&job.work])).await;
+            Err(e) if is_away(&e) || jobs.len() == 1 => {
+                let status = status(e);
+                jobs.into_iter().for_each(|j| j.finish(Err(status.clone())));
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, messages = jobs.len(), "batch refused, trying each alone");
+                for job in jobs {
+                    let outcome = self.write(&self.pool, &[&job.work]).await.map_err(status);
+                    if let Ok(submitted) = &outcome {
+                        self.promised(&[&job.work], submitted).await;
+                    }
+                    job.finish(outcome.map(drop));
                 }
-                job.finish(outcome);
             }
         }
     }
+
+    /// What follows a commit.
+    async fn promised(&self, rows: &[&Row], submitted: &[Submitted]) {
+        self.metrics.submitted(submitted);
+        for row in rows.iter().filter(|row| row.held_until.is_none()) {
+            row.content.iter().for_each(|content| self.recent.keep(row.queue_id, content.clone()));
+        }
+        hand_out(&self.dispatch, rows).await;
+    }
+
+    async fn write(&self, executor: impl PgExecutor<'_>, rows: &[&Row]) -> Result<Vec<Submitted>, sqlx::Error> {
+        write(executor, &self.dispatch, rows).await
+    }
+}
+
+/// Each message's trace shows when Redis had its deliveries.
+async fn hand_out(dispatch: &Dispatch, rows: &[&Row]) {
+    let span = |row: &&Row| {
+        let span = tracing::info_span!(
+            parent: None,
+            "redis hand out",
+            otel.kind = "producer",
+            mail.queue_id = row.envelope.queue_id,
+            messaging.system = "redis",
+        );
+        telemetry::continue_from(&span, &row.envelope.traceparent);
+        span
+    };
+    let spans: Vec<tracing::Span> = rows.iter().map(span).collect();
+    dispatch.now(&items(rows)).await;
+    drop(spans);
 }
 
 fn items(rows: &[&Row]) -> Vec<(Stream, Item)> {
@@ -182,14 +227,34 @@ with m as (
                          $30::bool[], $31::smallint[])
         as m (queue_id, reverse_path, account_id, message_id, envid, ret, traceparent,
               size, eight_bit, smtputf8, junk, header, body, structure, require_tls, priority)
+), d as (
+    select * from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[],
+                         $32::timestamptz[])
+        as d (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until)
+), places as materialized (
+    select d.queue_id, lower(d.recipient) as recipient, coalesce(a.address, lower(d.remote)) as target,
+           coalesce(a.tenant_id, 0) as tenant_id
+    from d left join accounts a on a.id = d.account_id
+), parties as materialized (
+    select queue_id, recipient, tenant_id from places
+    union
+    select queue_id, target, tenant_id from places where target is not null
+    union
+    select m.queue_id, '', a.tenant_id from m join accounts a on a.id = m.account_id
 ), fresh as (
     insert into spool (queue_id, reverse_path, account_id, message_id, envid, ret, traceparent,
-                       size, eight_bit, smtputf8, junk, require_tls, priority)
+                       size, eight_bit, smtputf8, junk, require_tls, priority, tenants)
     select queue_id, reverse_path, account_id, message_id, envid, ret, traceparent, size, eight_bit, smtputf8, junk,
-           require_tls, priority
+           require_tls, priority,
+           coalesce((select array_agg(distinct tenant_id) from parties p
+                     where p.queue_id = m.queue_id and tenant_id <> 0), '{}')
     from m
     on conflict (queue_id) do nothing
     returning queue_id
+), found as (
+    insert into journey_recipients (at, queue_id, recipient, sender, tenant_id)
+    select now(), queue_id, p.recipient, lower(m.reverse_path), p.tenant_id
+    from parties p join m using (queue_id) join fresh using (queue_id)
 ), content as (
     insert into contents (id, size, header, body, structure)
     select queue_id, size, header, body, structure from m join fresh using (queue_id)
@@ -197,18 +262,36 @@ with m as (
     insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at)
     select queue_id, number, recipient, account_id, remote, notify, orcpt, coalesce(held_until, now()),
            coalesce(held_until, now() + make_interval(secs => $22))
-    from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[],
-                $32::timestamptz[])
-        as d (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until)
-    join fresh using (queue_id)
+    from d join fresh using (queue_id)
+), e as materialized (
+    select nextval('journey_ids') as id, e.* from (
+        select e.*, case when at_ms is null then clock_timestamp()
+                    else greatest(least(to_timestamp(at_ms / 1000.0), now() + interval '1 hour'), now() - interval '1 day')
+                    end as at
+        from unnest($23::uuid[], $24::bigint[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[],
+                    $33::text[]) with ordinality
+            as e (queue_id, at_ms, name, service, recipient, text, detail, lines, place)
+        join fresh using (queue_id)
+        order by place) e
+), dialogues as (
+    insert into journey_dialogues (queue_id, at, event, lines)
+    select queue_id, at, id, lines from e where lines <> ''
+), told as (
+    insert into journey (id, queue_id, at, name, service, recipient, text, detail)
+    select id, queue_id, at, name, service, recipient, text, detail from e
 )
-insert into journey (queue_id, at, name, service, recipient, text, detail)
-select queue_id, coalesce(to_timestamp(at_ms / 1000.0), clock_timestamp()), name, service, recipient, text, detail
-from unnest($23::uuid[], $24::bigint[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[])
-    as e (queue_id, at_ms, name, service, recipient, text, detail)
-join fresh using (queue_id)";
+select t.name, count(*), sum(m.size)::bigint
+from fresh join m using (queue_id) join accounts a on a.id = m.account_id join tenants t on t.id = a.tenant_id
+group by t.name";
 
-async fn write(executor: impl PgExecutor<'_>, dispatch: &Dispatch, rows: &[&Row]) -> Result<(), sqlx::Error> {
+/// What was submitted: tenant, messages, octets.
+type Submitted = (String, i64, i64);
+
+async fn write(
+    executor: impl PgExecutor<'_>,
+    dispatch: &Dispatch,
+    rows: &[&Row],
+) -> Result<Vec<Submitted>, sqlx::Error> {
     fn column<'a, T>(rows: &[&'a Row], value: impl Fn(&'a Row) -> T) -> Vec<T> {
         rows.iter().map(|r| value(r)).collect()
     }
@@ -216,7 +299,7 @@ async fn write(executor: impl PgExecutor<'_>, dispatch: &Dispatch, rows: &[&Row]
         rows.iter().flat_map(|r| r.deliveries.iter().enumerate().map(move |(n, d)| (*r, n, d))).collect();
     let recipient = |row: &Row, d: &Delivery| row.envelope.recipients.get(d.recipient).cloned().unwrap_or_default();
     let events: Vec<(&Row, Event)> = rows.iter().flat_map(|r| journey(r).map(move |e| (*r, e))).collect();
-    sqlx::query(WRITE)
+    sqlx::query_as(WRITE)
         .bind(column(rows, |r| r.queue_id))
         .bind(column(rows, |r| plain(&r.envelope.reverse_path)))
         .bind(column(rows, |r| r.account_id))
@@ -249,9 +332,9 @@ async fn write(executor: impl PgExecutor<'_>, dispatch: &Dispatch, rows: &[&Row]
         .bind(column(rows, |r| r.envelope.require_tls))
         .bind(column(rows, |r| priority(&r.envelope)))
         .bind(deliveries.iter().map(|(r, ..)| r.held_until).collect::<Vec<_>>())
-        .execute(executor)
-        .await?;
-    Ok(())
+        .bind(events.iter().map(|(_, e)| lines(&e.dialogue)).collect::<Vec<_>>())
+        .fetch_all(executor)
+        .await
 }
 
 /// What the door saw, then that it is in the queue.

@@ -14,20 +14,18 @@ use proto::{
     CHUNK,
     spool::{
         AcceptRequest, AcceptResponse, ClaimRequest, ClaimResponse, ContentRequest, ContentResponse, GiveBackRequest,
-        GiveBackResponse, RenewRequest, RenewResponse, SettleRequest, SettleResponse, spool_server,
+        GiveBackResponse, RefuseRequest, RefuseResponse, RenewRequest, RenewResponse, SettleRequest, SettleResponse, spool_server,
     },
 };
-use runtime::telemetry;
 use sqlx::PgPool;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::Instrument as _;
 
 pub use accept::{Accepting, Draft, Ready};
 
 pub use claim::delivery_id;
 pub use settle::release;
 
-use crate::{content, database::status, ids};
+use crate::{content, database::status, ids, journey};
 
 pub struct Spool {
     pub pool: PgPool,
@@ -38,24 +36,17 @@ pub struct Spool {
 #[tonic::async_trait]
 impl spool_server::Spool for Spool {
     async fn accept(&self, request: Request<Streaming<AcceptRequest>>) -> Result<Response<AcceptResponse>, Status> {
-        let span = tracing::info_span!("Spool.Accept", mail.queue_id = tracing::field::Empty);
-        telemetry::continue_call(&span, request.metadata());
-        async {
-            let mut stream = request.into_inner();
-            let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("empty stream"))?;
-            let envelope =
-                first.envelope.ok_or_else(|| Status::invalid_argument("the first request has no envelope"))?;
-            tracing::Span::current().record("mail.queue_id", &envelope.queue_id);
-            let content = content::gather(stream, first.content, self.max_message_size, |r| r.content).await?;
-            self.accepting.accept(Draft { envelope, content }).await?;
-            Ok(Response::new(AcceptResponse {}))
-        }
-        .instrument(span.clone())
-        .await
+        let mut stream = request.into_inner();
+        let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("empty stream"))?;
+        let envelope = first.envelope.ok_or_else(|| Status::invalid_argument("the first request has no envelope"))?;
+        tracing::Span::current().record("mail.queue_id", &envelope.queue_id);
+        let content = content::gather(stream, first.content, self.max_message_size, |r| r.content).await?;
+        self.accepting.accept(Draft { envelope, content }).await?;
+        Ok(Response::new(AcceptResponse {}))
     }
 
     async fn claim(&self, request: Request<ClaimRequest>) -> Result<Response<ClaimResponse>, Status> {
-        claim::claim(&self.pool, &self.accepting.recent, request.into_inner()).await.map(Response::new)
+        claim::claim(&self.pool, self.accepting.recent(), request.into_inner()).await.map(Response::new)
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
@@ -89,10 +80,13 @@ impl spool_server::Spool for Spool {
     }
 
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
-        let span = tracing::info_span!("Spool.Settle");
-        telemetry::continue_call(&span, request.metadata());
-        let settled = settle::settle(&self.pool, request.into_inner().outcomes).instrument(span).await?;
+        let settled = settle::settle(&self.pool, request.into_inner().outcomes).await?;
         Ok(Response::new(SettleResponse { settled }))
+    }
+
+    async fn refuse(&self, request: Request<RefuseRequest>) -> Result<Response<RefuseResponse>, Status> {
+        journey::refused::tell(&self.pool, request.into_inner().refused).await?;
+        Ok(Response::new(RefuseResponse {}))
     }
 }
 

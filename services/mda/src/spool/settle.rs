@@ -6,14 +6,15 @@ use sqlx::{PgExecutor, PgPool, types::Uuid};
 use tonic::Status;
 
 use super::claim::{columns, delivery_id, token};
-use crate::{content::plain, database::status};
+use crate::{content::plain, database::status, journey::lines};
 
 /// Final outcomes delete the delivery, and let go of the content; deferred ones give it back.
 const SETTLE: &str = "
 with o as (
     select * from unnest($1::uuid[], $2::int[], $3::uuid[], $4::bool[], $5::timestamptz[],
-                         $6::text[], $7::text[], $8::text[], $9::text[], $10::bool[])
-        as o (queue_id, number, token, final, next_attempt, name, service, text, detail, delay_reported)
+                         $6::text[], $7::text[], $8::text[], $9::text[], $10::bool[], $11::text[], $12::text[])
+        as o (queue_id, number, token, final, next_attempt, name, service, text, detail, delay_reported, lines,
+              traceparent)
 ), mine as (
     select o.*, d.recipient
     from deliveries d join o using (queue_id, number)
@@ -31,9 +32,14 @@ with o as (
         last_text = mine.text, delay_reported = d.delay_reported or mine.delay_reported
     from mine
     where not mine.final and d.queue_id = mine.queue_id and d.number = mine.number
+), e as materialized (
+    select nextval('journey_ids') as id, clock_timestamp() as at, mine.* from mine
+), dialogues as (
+    insert into journey_dialogues (queue_id, at, event, lines)
+    select queue_id, at, id, lines from e where lines <> ''
 ), told as (
-    insert into journey (queue_id, name, service, recipient, text, detail)
-    select queue_id, name, service, recipient, text, detail from mine
+    insert into journey (id, queue_id, at, name, service, recipient, text, detail, traceparent)
+    select id, queue_id, at, name, service, recipient, text, detail, traceparent from e
 )
 select queue_id, number from mine";
 
@@ -64,6 +70,8 @@ pub async fn settle(pool: &PgPool, outcomes: Vec<Outcome>) -> Result<Vec<Deliver
                 .map(|o| matches!(&o.result, Some(Ended::Deferred(d)) if d.delay_reported))
                 .collect::<Vec<_>>(),
         )
+        .bind(outcomes.iter().map(|o| lines(&event(o).dialogue)).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|o| plain(&event(o).traceparent)).collect::<Vec<_>>())
         .fetch_all(pool)
         .await
         .map_err(status)?;

@@ -21,7 +21,7 @@ async fn one_transaction_for_all_recipients_of_a_message() {
         assert_eq!(told(outcome), ("relayed", "mx.example.com: 250 2.0.0 Ok: queued as PEER".into()));
     }
     let detail = detail(&outcomes[0]);
-    let dialogue: Vec<&str> = detail["dialogue"].as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect();
+    let dialogue: Vec<&str> = outcomes[0].event.as_ref().unwrap().dialogue.iter().map(String::as_str).collect();
     assert_eq!(dialogue[..2], ["S: 220 mx.test ESMTP", "C: EHLO mx.sender.com"]);
     assert!(dialogue.contains(&"C: RCPT TO:<bob@example.com>") && dialogue.contains(&"C: ."), "{dialogue:?}");
     assert_eq!(detail["peer"], format!("mx.example.com [127.0.0.1]:{}", peer.address.port()));

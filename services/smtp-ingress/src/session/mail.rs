@@ -3,23 +3,45 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use smtp::server::{MailFrom, RcptTo};
+use proto::spool::Refused;
+use runtime::telemetry;
+use smtp::{
+    Reply,
+    server::{MailFrom, RcptTo},
+};
 use tonic::Status;
 use tracing::Instrument as _;
 
-use super::Driver;
+use super::{Caller, Driver};
 use crate::{
     budget::Reservation,
+    content::Content,
     filters::{Filters, Opening},
     receive::Arrival,
     refusal::Refusal,
+    refused,
     transaction::Transaction,
 };
 
+/// As `mda` finds it in what is accepted.
+fn message_id(content: &Content) -> String {
+    let header = content.header();
+    let value = message::field(&header, "Message-ID").map(message::unfold).unwrap_or_default();
+    let value = String::from_utf8_lossy(&value).trim().trim_start_matches('<').trim_end_matches('>').to_owned();
+    value.chars().take(500).collect()
+}
+
 impl Driver {
     pub(super) async fn sender(&mut self, mail: MailFrom) {
+        self.end_transaction();
         let transaction = Transaction::begin(mail, self.role);
         self.filters = Filters::default();
+        if let Some(account) = &self.account {
+            transaction.span.record("mail.tenant_id", account.tenant_id);
+        }
+        if let Some(tls) = &self.tls {
+            transaction.span.record("tls.protocol.version", tls.version);
+        }
         match self.check_sender(&transaction).instrument(transaction.span.clone()).await {
             Ok(filters) => {
                 self.filters = filters;
@@ -27,9 +49,41 @@ impl Driver {
                 self.session.sender_accepted();
             }
             Err(refusal) => {
-                let reply = self.refuse(refusal);
+                let reply = self.refuse_of(&transaction, "", refusal);
+                self.transaction = Some(transaction);
+                self.end_transaction();
                 self.session.sender_refused(reply);
             }
+        }
+    }
+
+    /// A no within a transaction: counted, in its trace, and for the journey.
+    fn refuse_of(&self, transaction: &Transaction, recipient: &str, refusal: Refusal) -> Reply {
+        let reason = refusal.reason;
+        let reply = self.refuse(refusal);
+        let caller = Caller {
+            role: self.role,
+            peer: self.peer,
+            helo: self.session.hello().map_or("", |hello| &hello.name),
+            tls: self.tls.as_ref(),
+            account: self.account.as_ref(),
+        };
+        let mut dialogue: Vec<String> = self.session.transcript().lines().map(String::from).collect();
+        dialogue.extend(reply.to_string().lines().map(|line| format!("S: {line}")));
+        transaction.refused(refused::event(&caller, recipient, &reply, reason), dialogue);
+        transaction.span.record("smtp.reply_code", reply.code).record("smtp.refusal", reason);
+        // Ours, not the client's: such traces are always kept.
+        if matches!(reason, "unavailable" | "no_room" | "undecided" | "rejected_inside") {
+            telemetry::failed(&transaction.span);
+        }
+        reply
+    }
+
+    /// A transaction that ends without a message may have been refused.
+    pub(super) fn end_transaction(&mut self) {
+        let account = self.account.as_ref().map_or(0, |a| a.account_id);
+        if let Some(refused) = self.transaction.take().and_then(|t| refused::of(&t, account)) {
+            self.parts.teller.tell(refused);
         }
     }
 
@@ -73,7 +127,7 @@ impl Driver {
                 self.session.recipient_accepted();
             }
             Err(refusal) => {
-                let reply = self.refuse(refusal);
+                let reply = self.refuse_of(&transaction, &address.to_string(), refusal);
                 self.session.recipient_refused(reply);
             }
         }
@@ -115,8 +169,10 @@ impl Driver {
     pub(super) async fn message(&mut self, content: Vec<Bytes>) {
         let started = Instant::now();
         let mut filters = std::mem::take(&mut self.filters);
-        let outcome = match (self.transaction.take(), self.session.hello()) {
+        let content = Content::new(content);
+        match (self.transaction.take(), self.session.hello()) {
             (Some(transaction), Some(hello)) => {
+                transaction.span.record("mail.recipients", transaction.count());
                 let arrival = Arrival {
                     role: self.role,
                     peer: self.peer,
@@ -126,15 +182,32 @@ impl Driver {
                     transaction: &transaction,
                     dialogue: self.session.transcript().lines().map(String::from).collect(),
                 };
-                let received = self.parts.receive(arrival, content, &mut filters).instrument(transaction.span.clone()).await;
-                received.map(|()| transaction.queue_id.to_string())
+                let received = match &content {
+                    Some(content) => {
+                        let receive = self.parts.receive(arrival, content, &mut filters);
+                        receive.instrument(transaction.span.clone()).await
+                    }
+                    None => Err(Refusal::header_too_large()),
+                };
+                match received {
+                    Ok(()) => {
+                        transaction.span.record("smtp.reply_code", 250);
+                        self.session.committed(&transaction.queue_id.to_string());
+                    }
+                    Err(refusal) => {
+                        let reply = self.refuse_of(&transaction, "", refusal);
+                        let account = self.account.as_ref().map_or(0, |a| a.account_id);
+                        if let Some(refused) = refused::of(&transaction, account) {
+                            let (message_id, size) =
+                                content.as_ref().map_or((String::new(), 0), |c| (message_id(c), c.len() as u64));
+                            self.parts.teller.tell(Refused { message_id, size, ..refused });
+                        }
+                        self.session.message_refused(reply);
+                    }
+                }
             }
-            _ => Err(Refusal::of_status(&Status::internal("no transaction"))),
-        };
-        match outcome {
-            Ok(queue_id) => self.session.committed(&queue_id),
-            Err(refusal) => {
-                let reply = self.refuse(refusal);
+            _ => {
+                let reply = self.refuse(Refusal::of_status(&Status::internal("no transaction")));
                 self.session.message_refused(reply);
             }
         }

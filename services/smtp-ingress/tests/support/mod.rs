@@ -35,6 +35,8 @@ pub struct World {
     /// Accepts that are committed but answered with an error.
     pub lost_answers: AtomicU32,
     pub accept_calls: AtomicU32,
+    /// What the journey was told of transactions that came to nothing.
+    pub refused: Mutex<Vec<spool::Refused>>,
     /// Committed messages in order; a retry changes nothing.
     pub accepted: Mutex<Vec<(spool::Envelope, String)>>,
     /// Holds Accept back until it is set.
@@ -186,6 +188,11 @@ impl spool::spool_server::Spool for Fake {
 
     async fn give_back(&self, _: Request<spool::GiveBackRequest>) -> Result<Response<spool::GiveBackResponse>, Status> {
         Err(Status::unimplemented("not for the ingress"))
+    }
+
+    async fn refuse(&self, request: Request<spool::RefuseRequest>) -> Result<Response<spool::RefuseResponse>, Status> {
+        self.0.refused.lock().unwrap().extend(request.into_inner().refused);
+        Ok(Response::new(spool::RefuseResponse {}))
     }
 
     async fn settle(&self, _: Request<spool::SettleRequest>) -> Result<Response<spool::SettleResponse>, Status> {

@@ -125,6 +125,10 @@ impl spool_server::Spool for Mda {
         Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
     }
 
+    async fn refuse(&self, _: Request<pb::RefuseRequest>) -> Result<Response<pb::RefuseResponse>, Status> {
+        Err(Status::unimplemented("not for the relay"))
+    }
+
     async fn settle(&self, request: Request<pb::SettleRequest>) -> Result<Response<pb::SettleResponse>, Status> {
         let mut state = self.0.lock().unwrap();
         if state.fails_settle > 0 {
