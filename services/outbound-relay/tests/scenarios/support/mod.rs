@@ -73,7 +73,7 @@ pub async fn site_with(
         relay_port: port,
         ..Config::default()
     };
-    config.dns = dns::Config { server: Some(dns), timeout_ms: 500, attempts: 1, ..dns::Config::default() };
+    config.dns = dns::Config { server: Some(dns), timeout_ms: 5_000, attempts: 1, ..dns::Config::default() };
     adjust(&mut config);
     tokio::spawn(runtime::grpc::serve(listener, mda.routes(), service.shutdown.clone()));
     let running = tokio::spawn(outbound_relay::run(config, service.clone()));

@@ -63,11 +63,21 @@ async fn zone(records: &[&str], is_signed: bool) -> (SocketAddr, Server<Catalog>
     let mut catalog = Catalog::new();
     catalog.upsert(origin.into(), vec![Arc::new(zone)]);
     let mut server = Server::new(catalog);
-    let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = udp.local_addr().unwrap();
+    let (address, udp, tcp) = one_port().await;
     server.register_socket(udp);
-    server.register_listener(tokio::net::TcpListener::bind(address).await.unwrap(), Duration::from_secs(5), 4096);
+    server.register_listener(tcp, Duration::from_secs(5), 4096);
     (address, server, anchor)
+}
+
+/// A port that is free for both, which the first one that UDP gets need not be.
+async fn one_port() -> (SocketAddr, tokio::net::UdpSocket, tokio::net::TcpListener) {
+    loop {
+        let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        if let Ok(tcp) = tokio::net::TcpListener::bind(address).await {
+            return (address, udp, tcp);
+        }
+    }
 }
 
 fn data(kind: &str, rest: &str) -> RData {
