@@ -102,7 +102,8 @@ async fn many_at_once_are_filed_exactly_once_while_redis_forgets() {
     let bob = mda.account("bob@example.com").await;
     script(&mda, bob, "require \"fileinto\"; fileinto \"Archive\";").await;
     for _ in 0..5 {
-        let sends = (0..20).map(|_| send(&mda, &[bob], MESSAGE, false));
+        let to = [bob];
+        let sends = (0..20).map(|_| send(&mda, &to, MESSAGE, false));
         futures::future::join_all(sends).await;
         mda.redis.command(&["FLUSHALL"]).unwrap();
     }
@@ -117,7 +118,8 @@ async fn duplicates_are_found_even_at_once() {
     let mda = Mda::start().await;
     let bob = mda.account("bob@example.com").await;
     script(&mda, bob, "require [\"duplicate\"]; if duplicate { discard; }").await;
-    futures::future::join_all((0..10).map(|_| send(&mda, &[bob], MESSAGE, false))).await;
+    let to = [bob];
+    futures::future::join_all((0..10).map(|_| send(&mda, &to, MESSAGE, false))).await;
     eventually("all are dealt with", SOON, || async {
         let open: i64 = sqlx::query_scalar("select count(*) from deliveries").fetch_one(&mut mda.sql().await).await.ok()?;
         (open == 0).then_some(())
