@@ -143,7 +143,9 @@ impl Manager {
     }
 
     async fn respond(&mut self, response: Vec<u8>) -> Answer {
-        let Some(mut exchange) = self.exchange.take() else { return Answer::Refused(refusal(&Status::unavailable(""))) };
+        let Some(mut exchange) = self.exchange.take() else {
+            return Answer::Refused(refusal(&Status::unavailable("")));
+        };
         match exchange.respond(response).await {
             Ok(()) => self.advance(exchange).await,
             Err(status) => self.login_failed(&status),

@@ -4,18 +4,30 @@ use crate::reader::Word;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Authenticate { mechanism: String, initial: Option<Vec<u8>> },
+    Authenticate {
+        mechanism: String,
+        initial: Option<Vec<u8>>,
+    },
     StartTls,
     Logout,
     Capability,
-    HaveSpace { name: String, size: u64 },
-    PutScript { name: String, script: Vec<u8> },
+    HaveSpace {
+        name: String,
+        size: u64,
+    },
+    PutScript {
+        name: String,
+        script: Vec<u8>,
+    },
     ListScripts,
     /// Empty: none is active.
     SetActive(String),
     GetScript(String),
     DeleteScript(String),
-    RenameScript { from: String, to: String },
+    RenameScript {
+        from: String,
+        to: String,
+    },
     CheckScript(Vec<u8>),
     Noop(Option<Vec<u8>>),
     Unauthenticate,
@@ -38,9 +50,7 @@ impl Command {
             ("STARTTLS", []) => Self::StartTls,
             ("LOGOUT", []) => Self::Logout,
             ("CAPABILITY", []) => Self::Capability,
-            ("HAVESPACE", [Word::Text(name), Word::Number(size)]) => {
-                Self::HaveSpace { name: utf8(name)?, size: *size }
-            }
+            ("HAVESPACE", [Word::Text(name), Word::Number(size)]) => Self::HaveSpace { name: utf8(name)?, size: *size },
             ("PUTSCRIPT", [Word::Text(name), Word::Text(script)]) => {
                 Self::PutScript { name: utf8(name)?, script: script.clone() }
             }
@@ -83,8 +93,20 @@ impl Command {
 }
 
 const NAMES: [&str; 14] = [
-    "AUTHENTICATE", "STARTTLS", "LOGOUT", "CAPABILITY", "HAVESPACE", "PUTSCRIPT", "LISTSCRIPTS", "SETACTIVE",
-    "GETSCRIPT", "DELETESCRIPT", "RENAMESCRIPT", "CHECKSCRIPT", "NOOP", "UNAUTHENTICATE",
+    "AUTHENTICATE",
+    "STARTTLS",
+    "LOGOUT",
+    "CAPABILITY",
+    "HAVESPACE",
+    "PUTSCRIPT",
+    "LISTSCRIPTS",
+    "SETACTIVE",
+    "GETSCRIPT",
+    "DELETESCRIPT",
+    "RENAMESCRIPT",
+    "CHECKSCRIPT",
+    "NOOP",
+    "UNAUTHENTICATE",
 ];
 
 fn utf8(text: &[u8]) -> Result<String, &'static str> {

@@ -38,7 +38,10 @@ pub struct Config {
 pub enum Effect {
     Write(Vec<u8>),
     /// Begin a SASL exchange: [`Answer::Challenge`], [`Answer::LoggedIn`] or [`Answer::Refused`].
-    Authenticate { mechanism: String, initial: Option<Vec<u8>> },
+    Authenticate {
+        mechanism: String,
+        initial: Option<Vec<u8>>,
+    },
     /// The client's next response; the same answers.
     Respond(Vec<u8>),
     /// The client gave the exchange up.
@@ -144,7 +147,11 @@ impl Session {
                 return None;
             }
             // Quoting may double a name or a response, never a script: that is a literal.
-            let most = if self.state == State::Authenticated { self.config.max_script.max(MAX_RESPONSE) } else { MAX_RESPONSE };
+            let most = if self.state == State::Authenticated {
+                self.config.max_script.max(MAX_RESPONSE)
+            } else {
+                MAX_RESPONSE
+            };
             match read(&mut self.input, most) {
                 Read::More => return None,
                 Read::Words(words) if self.state == State::Challenged => self.response(&words),

@@ -32,7 +32,9 @@ fn say(session: &mut Session, octets: &[u8]) -> String {
             Effect::Scripts(Command::ListScripts) => {
                 session.answer(Answer::Listed(vec![("a \"b\"".into(), false), ("main".into(), true)]))
             }
-            Effect::Scripts(Command::GetScript(name)) if name == "main" => session.answer(Answer::Script(b"keep;\r\n".to_vec())),
+            Effect::Scripts(Command::GetScript(name)) if name == "main" => {
+                session.answer(Answer::Script(b"keep;\r\n".to_vec()))
+            }
             Effect::Scripts(Command::PutScript { script, .. } | Command::CheckScript(script)) if script == b"bad" => {
                 session.answer(Answer::Refused(Refusal::new("", "line 1, column 4:\nexpected \";\"")));
             }
@@ -126,7 +128,8 @@ fn what_is_too_large_or_nonsense_ends() {
     let mut s = session(true);
     let said: String = (0..30).map(|_| say(&mut s, b"WHAT\r\n")).collect();
     assert_eq!(said.matches("NO ").count(), 20);
-    for nonsense in ["", "\"x\"", "PUTSCRIPT", "PUTSCRIPT \"a", "PUTSCRIPT {x+}", "NOOP 5", "\u{e4}", "GETSCRIPT main"] {
+    for nonsense in ["", "\"x\"", "PUTSCRIPT", "PUTSCRIPT \"a", "PUTSCRIPT {x+}", "NOOP 5", "\u{e4}", "GETSCRIPT main"]
+    {
         let mut s = logged_in();
         assert!(say(&mut s, format!("{nonsense}\r\n").as_bytes()).starts_with("NO"), "{nonsense}");
         assert!(say(&mut s, b"NOOP\r\n").starts_with("OK"), "after {nonsense}");
