@@ -32,8 +32,7 @@ fn reasons() -> BTreeSet<String> {
     let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(");
     let before = ["refusal(\"", "refuse(\"", "end_because(\"", "Some((\"", "=> (\""];
     let found = before.iter().flat_map(|before| text.split(before).skip(1));
-    let words =
-        found.filter_map(|rest| rest.split_once("\",").or_else(|| rest.split_once("\")"))).map(|(word, _)| word);
+    let words = found.filter_map(|rest| rest.split_once("\",").or_else(|| rest.split_once("\")"))).map(|(word, _)| word);
     let is_word = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     words.filter(is_word).map(str::to_owned).collect()
 }
@@ -41,11 +40,7 @@ fn reasons() -> BTreeSet<String> {
 fn counted(site: &Site) -> BTreeSet<String> {
     let text = metrics::text(site, "smtp-ingress");
     let lines = text.lines().filter_map(|line| line.strip_prefix("smtp_refused_total{reason=\""));
-    lines
-        .filter_map(|rest| rest.split_once("\"} "))
-        .filter(|(_, n)| *n != "0")
-        .map(|(word, _)| word.to_owned())
-        .collect()
+    lines.filter_map(|rest| rest.split_once("\"} ")).filter(|(_, n)| *n != "0").map(|(word, _)| word.to_owned()).collect()
 }
 
 /// SMTP from any address, by the PROXY protocol.
