@@ -35,7 +35,7 @@ pub struct Options {
 }
 
 /// The mail ports without their offset.
-pub const PORTS: [u16; 7] = [25, 587, 465, 143, 993, 110, 995];
+pub const PORTS: [u16; 8] = [25, 587, 465, 143, 993, 110, 995, 4190];
 
 /// An offset at which all mail ports of these hosts are free, and which no other test has.
 pub fn free_port_offset(hosts: &[&str]) -> u16 {

@@ -75,16 +75,24 @@ async fn ends(mda: &Mda, queue_id: &str, name: &str) -> Vec<(String, String)> {
     .await
 }
 
-const MESSAGE: &str = "From: a@else.org\r\nTo: account@example.com\r\nMessage-ID: <1@else.org>\r\nSubject: hi\r\n\r\nbody\r\n";
+const MESSAGE: &str =
+    "From: a@else.org\r\nTo: account@example.com\r\nMessage-ID: <1@else.org>\r\nSubject: hi\r\n\r\nbody\r\n";
 
 #[tokio::test]
 async fn one_message_to_accounts_with_and_without_rules() {
     let mda = Mda::start().await;
     let (bob, ann) = (mda.account("bob@example.com").await, mda.account("ann@example.com").await);
-    script(&mda, bob, "require [\"fileinto\", \"mailbox\", \"copy\"]; fileinto :create :copy \"A/B\"; fileinto \"inbox\"; keep;").await;
+    script(
+        &mda,
+        bob,
+        "require [\"fileinto\", \"mailbox\", \"copy\"]; fileinto :create :copy \"A/B\"; fileinto \"inbox\"; keep;",
+    )
+    .await;
     let id = send(&mda, &[bob, ann], MESSAGE, false).await;
     eventually("all have it", SOON, || async {
-        (count(&mda, ann, "INBOX").await == 1 && count(&mda, bob, "INBOX").await == 1 && count(&mda, bob, "A/B").await == 1)
+        (count(&mda, ann, "INBOX").await == 1
+            && count(&mda, bob, "INBOX").await == 1
+            && count(&mda, bob, "A/B").await == 1)
             .then_some(())
     })
     .await;
@@ -102,7 +110,8 @@ async fn many_at_once_are_filed_exactly_once_while_redis_forgets() {
     let bob = mda.account("bob@example.com").await;
     script(&mda, bob, "require \"fileinto\"; fileinto \"Archive\";").await;
     for _ in 0..5 {
-        let sends = (0..20).map(|_| send(&mda, &[bob], MESSAGE, false));
+        let to = [bob];
+        let sends = (0..20).map(|_| send(&mda, &to, MESSAGE, false));
         futures::future::join_all(sends).await;
         mda.redis.command(&["FLUSHALL"]).unwrap();
     }
@@ -117,9 +126,11 @@ async fn duplicates_are_found_even_at_once() {
     let mda = Mda::start().await;
     let bob = mda.account("bob@example.com").await;
     script(&mda, bob, "require [\"duplicate\"]; if duplicate { discard; }").await;
-    futures::future::join_all((0..10).map(|_| send(&mda, &[bob], MESSAGE, false))).await;
+    let to = [bob];
+    futures::future::join_all((0..10).map(|_| send(&mda, &to, MESSAGE, false))).await;
     eventually("all are dealt with", SOON, || async {
-        let open: i64 = sqlx::query_scalar("select count(*) from deliveries").fetch_one(&mut mda.sql().await).await.ok()?;
+        let open: i64 =
+            sqlx::query_scalar("select count(*) from deliveries").fetch_one(&mut mda.sql().await).await.ok()?;
         (open == 0).then_some(())
     })
     .await;
@@ -147,7 +158,10 @@ async fn a_forward_sends_on_with_the_senders_own_reverse_path() {
     let mda = Mda::start().await;
     let (bob, ann) = (mda.account("bob@example.com").await, mda.account("ann@example.com").await);
     let owner = Some(Owner { by: Some(By::AccountId(bob)) });
-    let forward = proto::rules::Forward { to: vec!["ann@example.com".into(), "x@else.org".into(), "none@example.com".into()], keep: false };
+    let forward = proto::rules::Forward {
+        to: vec!["ann@example.com".into(), "x@else.org".into(), "none@example.com".into()],
+        keep: false,
+    };
     mda.rules().set_forward(SetForwardRequest { owner, forward: Some(forward) }).await.unwrap();
     let id = send(&mda, &[bob], MESSAGE, false).await;
     let all = ends(&mda, &id, "redirected").await;

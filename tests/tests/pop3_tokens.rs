@@ -99,9 +99,11 @@ async fn curl_and_mpop_bring_tokens() {
         assert!(output.status.success() && said.contains("AUTH OAUTHBEARER"), "{said}");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "Subject: token\r\n\r\nx\r\n");
     }
-    for (mechanism, token, succeeds) in
-        [("oauthbearer", &token, true), ("xoauth2", &token, true), ("oauthbearer", &issuer.token("ceo@example.com"), false)]
-    {
+    for (mechanism, token, succeeds) in [
+        ("oauthbearer", &token, true),
+        ("xoauth2", &token, true),
+        ("oauthbearer", &issuer.token("ceo@example.com"), false),
+    ] {
         let mail = site.data().join(format!("mail-{mechanism}-{succeeds}"));
         for folder in ["cur", "new", "tmp"] {
             std::fs::create_dir_all(mail.join(folder)).unwrap();
@@ -110,7 +112,11 @@ async fn curl_and_mpop_bring_tokens() {
         mpop.args(["-C", "/dev/null", "--host=localhost", "--tls=on", "--tls-starttls=off", "--user=bob@example.com"]);
         mpop.args([format!("--port={}", site.port(995)), format!("--auth={mechanism}"), "--debug".into()]);
         mpop.args([format!("--tls-trust-file={}", site.ca().display()), format!("--passwordeval=echo {token}")]);
-        mpop.args([format!("--delivery=maildir,{}", mail.display()), format!("--uidls-file={}", mail.join("uidls").display()), "--keep=on".into()]);
+        mpop.args([
+            format!("--delivery=maildir,{}", mail.display()),
+            format!("--uidls-file={}", mail.join("uidls").display()),
+            "--keep=on".into(),
+        ]);
         let output = mpop.stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert_eq!(output.status.success(), succeeds, "{mechanism}: {said}");

@@ -37,7 +37,13 @@ async fn accept(mda: &Mda, from: &str, to: &str) -> String {
 
 async fn claim(mda: &Mda, queue_id: &str) -> Option<Claimed> {
     let deliveries = vec![DeliveryId { queue_id: queue_id.into(), number: 0 }];
-    mda.spool().claim(ClaimRequest { deliveries, lease_ms: 5_000, ..Default::default() }).await.unwrap().into_inner().claimed.pop()
+    mda.spool()
+        .claim(ClaimRequest { deliveries, lease_ms: 5_000, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner()
+        .claimed
+        .pop()
 }
 
 fn lease(claimed: &Claimed) -> Lease {

@@ -105,7 +105,8 @@ async fn many_claims_at_once_give_each_delivery_to_one() {
     }
     let settled = mda.spool().settle(SettleRequest { outcomes }).await.unwrap().into_inner().settled;
     assert_eq!(settled.len(), 38);
-    let left: i64 = sqlx::query_scalar("select count(*) from deliveries").fetch_one(&mut mda.sql().await).await.unwrap();
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from deliveries").fetch_one(&mut mda.sql().await).await.unwrap();
     assert_eq!(left, 2);
 }
 

@@ -15,6 +15,11 @@ pub struct Config {
     pub imap_listen: SocketAddr,
     /// The port with TLS from the start; 993 by the standard. Bound when there is a certificate.
     pub imaps_listen: SocketAddr,
+    /// ManageSieve (RFC 5804), 4190 by the standard: begins in plain text and offers STARTTLS. Unset:
+    /// not served.
+    pub managesieve_listen: Option<SocketAddr>,
+    /// Octets of the largest script that ManageSieve takes; `mda` has its own limit.
+    pub max_script_bytes: usize,
     /// Certificates, PROXY networks, connection limits.
     pub listener: ListenerConfig,
     /// `mda`, its roles directory and mailboxes.
@@ -48,6 +53,8 @@ impl Default for Config {
             hostname: "localhost".into(),
             imap_listen: SocketAddr::from(([0, 0, 0, 0], 143)),
             imaps_listen: SocketAddr::from(([0, 0, 0, 0], 993)),
+            managesieve_listen: None,
+            max_script_bytes: 64 << 10,
             listener: ListenerConfig::default(),
             mda: SocketAddr::from(([127, 0, 0, 1], 9400)).into(),
             allow_cleartext_login: false,

@@ -1,5 +1,5 @@
 //! IMAP (RFC 3501, RFC 9051) on port 143 with STARTTLS, and on 993 with TLS from the start
-//! (RFC 8314).
+//! (RFC 8314). ManageSieve (RFC 5804) on 4190 when it is configured.
 //!
 //! Holds no mail: it asks `mda` who may log in (Directory), and for mailboxes, messages and
 //! changes (Mailboxes). What a session keeps is its view of the selected mailbox: which UID has
@@ -21,6 +21,7 @@ mod fetch;
 mod folders;
 mod idle;
 mod login;
+mod manage;
 mod metrics;
 mod search;
 mod selected;
@@ -33,6 +34,7 @@ use std::{net::SocketAddr, sync::Arc};
 use listener::{Listener, Port, Tls};
 use proto::{
     MAX_GRPC_MESSAGE, directory::directory_client::DirectoryClient, mailboxes::mailboxes_client::MailboxesClient,
+    rules::rules_client::RulesClient,
 };
 use runtime::{Service, grpc::Channel};
 use tokio::sync::Semaphore;
@@ -48,6 +50,8 @@ struct Gateway {
     mailboxes: MailboxesClient<Channel>,
     /// For APPEND, whose call lasts as long as the client sends.
     uploads: MailboxesClient<Channel>,
+    /// Scripts, for ManageSieve.
+    rules: RulesClient<Channel>,
     metrics: Metrics,
     /// Large messages that are held whole, for decoding or searching; bounds what all sessions cost.
     large: Arc<Semaphore>,
@@ -75,11 +79,19 @@ pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
         Some(tls) => ports.push(bind(config.imaps_listen, Some(tls.clone()))?),
         None => tracing::warn!("no certificate is configured: neither STARTTLS nor the port for TLS is offered"),
     }
+    let manage = match config.managesieve_listen {
+        Some(address) => {
+            let port = Port { address, implicit_tls: None, refusal: b"BYE (TRYLATER) \"Too many connections.\"\r\n" };
+            Some(Listener::bind(port, &config.listener)?.with_metrics(connections.clone()))
+        }
+        None => None,
+    };
     let mda = runtime::grpc::channel(&config.mda, config.call_timeout());
     let slow = runtime::grpc::channel(&config.mda, config.upload_timeout());
     let gateway = Arc::new(Gateway {
         tls,
         directory: DirectoryClient::new(mda.clone()),
+        rules: RulesClient::new(mda.clone()),
         mailboxes: MailboxesClient::new(mda).max_decoding_message_size(MAX_GRPC_MESSAGE),
         uploads: MailboxesClient::new(slow),
         metrics,
@@ -92,6 +104,15 @@ pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
         let gateway = gateway.clone();
         port.serve(service.shutdown.clone(), move |connection| session::run(gateway.clone(), connection))
     });
-    futures::future::join_all(serving).await;
+    let managing = manage.map(|port| {
+        let gateway = gateway.clone();
+        port.serve(service.shutdown.clone(), move |connection| manage::run(gateway.clone(), connection))
+    });
+    let managing = async {
+        if let Some(managing) = managing {
+            managing.await;
+        }
+    };
+    futures::future::join(futures::future::join_all(serving), managing).await;
     Ok(())
 }

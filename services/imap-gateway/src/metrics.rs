@@ -19,6 +19,7 @@ pub(crate) struct Login {
 pub(crate) struct Metrics {
     commands: Family<Command, Counter>,
     logins: Family<Login, Counter>,
+    manage: Family<Command, Counter>,
     sessions: Gauge,
     idle: Gauge,
     pub fetched: Counter,
@@ -29,6 +30,7 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register("imap_commands", "Commands by name and outcome", metrics.commands.clone());
+        registry.register("managesieve_commands", "ManageSieve commands by outcome", metrics.manage.clone());
         registry.register("imap_logins", "Logins by outcome", metrics.logins.clone());
         registry.register("imap_sessions", "Sessions that are logged in", metrics.sessions.clone());
         registry.register("imap_sessions_idle", "Sessions in IDLE", metrics.idle.clone());
@@ -40,6 +42,11 @@ impl Metrics {
     /// `outcome`: ok, no, bad or gone.
     pub fn command(&self, name: &'static str, outcome: &'static str) {
         self.commands.get_or_create(&Command { name, outcome }).inc();
+    }
+
+    /// `outcome`: ok or no.
+    pub fn manage(&self, name: &'static str, outcome: &'static str) {
+        self.manage.get_or_create(&Command { name, outcome }).inc();
     }
 
     /// `outcome`: success, credentials or unavailable.

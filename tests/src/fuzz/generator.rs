@@ -99,6 +99,12 @@ const WORDS: &[&[u8]] = &[
     b"UIDL\r\n",
     b"STLS\r\n",
     b"CAPA\r\n",
+    b"PUTSCRIPT \"a\" {5+}\r\nkeep;\r\n",
+    b"LISTSCRIPTS\r\n",
+    b"GETSCRIPT \"a\"\r\n",
+    b"LOGOUT\r\n",
+    b"text:\r\n",
+    b"if header :matches \"x\" \"*\" { keep; }",
 ];
 
 /// xorshift64*: the same seed, the same inputs.

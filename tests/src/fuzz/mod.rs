@@ -5,6 +5,7 @@
 //! a message ends.
 
 mod generator;
+mod sieve_targets;
 mod smtp_targets;
 mod targets;
 
@@ -18,7 +19,7 @@ use generator::Generator;
 /// A target reads an input; it panics when a property does not hold.
 type Target = fn(&mut Generator, &[u8]);
 
-const TARGETS: [(&str, Target); 10] = [
+const TARGETS: [(&str, Target); 12] = [
     ("smtp session", smtp_targets::session),
     ("smtp end of data", smtp_targets::end_of_data),
     ("smtp chunks", smtp_targets::chunks),
@@ -29,6 +30,8 @@ const TARGETS: [(&str, Target); 10] = [
     ("imap", targets::imap),
     ("pop3", targets::pop3),
     ("milter", targets::milter),
+    ("sieve", sieve_targets::sieve),
+    ("managesieve", sieve_targets::managesieve),
 ];
 /// An input that takes longer than this has found a way to burn our CPU.
 const SLOW: Duration = Duration::from_secs(2);

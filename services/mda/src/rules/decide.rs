@@ -130,9 +130,11 @@ pub fn decide(programs: &Programs, facts: &Facts, limits: Limits) -> Result<Deci
 /// The actions of a forward or vacation; what stays here is not theirs to say.
 fn simple(script: &Script, facts: &Facts) -> Result<Vec<Action>, Fact> {
     match script.run(facts, Limits { redirects: MAX_FORWARDS, ..Limits::default() }) {
-        Ok(outcome) => {
-            Ok(outcome.actions.into_iter().filter(|a| matches!(a, Action::Redirect { .. } | Action::Vacation(_))).collect())
-        }
+        Ok(outcome) => Ok(outcome
+            .actions
+            .into_iter()
+            .filter(|a| matches!(a, Action::Redirect { .. } | Action::Vacation(_)))
+            .collect()),
         Err(Stop::Needs(fact)) => Err(fact),
         // They are ours and ask for nothing that fails; if they do, they did nothing.
         Err(Stop::Failed(_)) => Ok(Vec::new()),
@@ -214,7 +216,8 @@ mod tests {
     fn forward_vacation_and_script_together() {
         let forward = |keep| Forward { to: vec!["c@d.org".into(), "e@d.org".into()], keep };
         let forward = |keep| Some((program(&forward(keep).to_script()), keep));
-        let vacation = |until| program(&Vacation { text: "away".into(), until: Some(until), ..Vacation::default() }.to_script());
+        let vacation =
+            |until| program(&Vacation { text: "away".into(), until: Some(until), ..Vacation::default() }.to_script());
         let script = |text: &str| Some(("main".to_owned(), Ok(program(text))));
         let filing = "require [\"fileinto\", \"vacation\"]; fileinto \"x\"; vacation \"mine\";";
         let reject = "require \"reject\"; reject \"no\";";
@@ -237,7 +240,8 @@ mod tests {
 
     #[test]
     fn nothing_leaves_for_a_quarantined_message() {
-        let mut decision = Decision { actions: vec![Action::Redirect { address: "c@d.org".into() }], ..Decision::default() };
+        let mut decision =
+            Decision { actions: vec![Action::Redirect { address: "c@d.org".into() }], ..Decision::default() };
         assert_eq!(confine(&mut decision).len(), 1);
         assert_eq!(decision.actions, [Action::Keep { flags: vec![] }]);
         let mut discarded = Decision::default();

@@ -17,7 +17,9 @@ use crate::{content::plain, database::status, mailboxes::ensure, spool::release}
 
 /// What became of a delivery.
 pub enum Settled {
-    Done { mailboxes: usize },
+    Done {
+        mailboxes: usize,
+    },
     /// Somebody else did it, or it is held.
     Gone,
     /// The account is gone.
@@ -44,6 +46,8 @@ struct Plan {
     redirection: Redirection,
     answer: Option<Answer>,
     lines: Vec<Line>,
+    /// A report of success was promised.
+    promised: bool,
 }
 
 #[derive(FromRow)]
@@ -84,6 +88,9 @@ impl Runner {
         }
         tx.commit().await.map_err(status)?;
         self.count(&plan);
+        if plan.promised {
+            self.bouncer.successes.notify_one();
+        }
         let letters = [plan.redirection.letter.as_ref(), plan.answer.as_ref().map(|a| &a.letter)];
         let letters: Vec<_> = letters.into_iter().flatten().map(|letter| &letter.ready).collect();
         if !letters.is_empty() {
@@ -178,6 +185,9 @@ impl Runner {
             places.insert(place.id, (place.name, placement));
         }
         insert(tx, row, &places).await?;
+        if let Some((name, _)) = places.values().next() {
+            plan.promised = promise(tx, row, name).await?;
+        }
         plan.lines.extend(places.values().map(|(name, _)| ("delivered", format!("into {name}"))));
         self.send(tx, row, plan).await?;
         if places.is_empty() {
@@ -317,6 +327,25 @@ async fn insert(
         .await?;
     }
     Ok(())
+}
+
+/// RFC 3461 §5.2.2, NOTIFY=SUCCESS: as the common statement does it.
+async fn promise(tx: &mut PgConnection, row: &Loaded, mailbox: &str) -> Result<bool, sqlx::Error> {
+    if row.reverse_path.is_empty() || !dsn::wants_success(&row.notify) {
+        return Ok(false);
+    }
+    sqlx::query(
+        "insert into success_reports (queue_id, number, recipient, orcpt, mailbox) values ($1, $2, $3, $4, $5)
+         on conflict do nothing",
+    )
+    .bind(row.queue_id)
+    .bind(row.number)
+    .bind(&row.recipient)
+    .bind(&row.orcpt)
+    .bind(mailbox)
+    .execute(tx)
+    .await?;
+    Ok(true)
 }
 
 async fn settle(tx: &mut PgConnection, row: &Loaded, lines: &[Line]) -> Result<(), sqlx::Error> {

@@ -10,7 +10,12 @@ use sieve::{Reply, Respond};
 use sqlx::types::Uuid;
 use tonic::Status;
 
-use super::{RedirectSender, decide::Facts, digest, runner::{Loaded, Runner}};
+use super::{
+    RedirectSender,
+    decide::Facts,
+    digest,
+    runner::{Loaded, Runner},
+};
 use crate::{
     directory::resolve,
     ids,

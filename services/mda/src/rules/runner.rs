@@ -56,6 +56,7 @@ pub(super) struct Loaded {
     pub account_id: i64,
     pub recipient: String,
     pub notify: String,
+    pub orcpt: String,
     pub reverse_path: String,
     pub junk: bool,
     pub size: i32,
@@ -79,8 +80,9 @@ pub(super) struct Loaded {
 }
 
 const LOAD: &str = "
-select d.queue_id, d.number, d.account_id, d.recipient, d.notify, s.reverse_path, s.junk, s.size, s.traceparent,
-       s.eight_bit, s.smtputf8, s.require_tls, c.header, a.address, coalesce(t.name, '') as tenant, r.script as script_name, sc.script,
+select d.queue_id, d.number, d.account_id, d.recipient, d.notify, d.orcpt, s.reverse_path, s.junk, s.size, s.traceparent,
+       s.eight_bit, s.smtputf8, s.require_tls, c.header, a.address, coalesce(t.name, '') as tenant,
+       r.script as script_name, sc.script,
        r.vacation_on, r.vacation_subject, r.vacation_text, r.vacation_days, r.vacation_from, r.vacation_until,
        r.forward_to, r.forward_keep
 from (select distinct * from unnest($1::uuid[], $2::int[]) as w (queue_id, number)) w

@@ -6,7 +6,8 @@ use proto::rules::{
     AccountRules, ActivateScriptRequest, ActivateScriptResponse, CheckScriptRequest, CheckScriptResponse,
     DeleteScriptRequest, DeleteScriptResponse, Forward, GetRulesRequest, GetScriptRequest, GetScriptResponse,
     ListScriptsRequest, ListScriptsResponse, ListedScript, Owner, PutScriptRequest, PutScriptResponse,
-    RenameScriptRequest, RenameScriptResponse, SetForwardRequest, SetVacationRequest, Vacation, owner::By, rules_server,
+    RenameScriptRequest, RenameScriptResponse, SetForwardRequest, SetVacationRequest, Vacation, owner::By,
+    rules_server,
 };
 use sieve::Script;
 use sqlx::{FromRow, PgConnection, PgPool};

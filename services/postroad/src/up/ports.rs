@@ -26,7 +26,7 @@ impl MailPorts {
     }
 
     pub fn all(self) -> impl Iterator<Item = SocketAddr> {
-        [25, 587, 465, 143, 993, 110, 995].into_iter().map(move |port| self.at(port))
+        [25, 587, 465, 143, 993, 110, 995, 4190].into_iter().map(move |port| self.at(port))
     }
 
     /// The services share ports by SO_REUSEPORT, so they would not notice a stranger (or another

@@ -211,6 +211,7 @@ impl Plan {
             setting("hostname", hostname.clone()),
             setting("imap_listen", at(143)),
             setting("imaps_listen", at(993)),
+            setting("managesieve_listen", at(4190)),
             setting("mda", mda.clone()),
         ];
         all.insert("imap-gateway", [&imap[..], &listener].concat());
