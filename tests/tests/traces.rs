@@ -27,7 +27,7 @@ struct World {
 }
 
 /// The site example.com with bob; fickle.com is the peer.
-async fn world(host: &str, peer_host: &str, moods: &[Mood], config: &str, environment: &[(&str, &str)]) -> World {
+async fn world(host: &str, peer_host: &str, moods: &[Mood], config: &str) -> World {
     let (collector, endpoint) = Collector::start().await;
     let dns = NameServer::start(&["com."]).await;
     dns.add("fickle.com MX 10 mx.fickle.com").await;
@@ -37,12 +37,10 @@ async fn world(host: &str, peer_host: &str, moods: &[Mood], config: &str, enviro
     let (server, port) = (dns.address.to_string(), (25 + offset).to_string());
     let mut options = Options::new(host, offset, "example.com").more(&["--dns", &server, "--relay-port", &port]);
     options.config = Some(config.to_owned());
-    let given = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     options.environment = vec![
         ("OTEL_EXPORTER_OTLP_ENDPOINT".into(), endpoint),
         ("OTEL_BSP_SCHEDULE_DELAY".into(), "200".into()),
     ];
-    options.environment.extend(given);
     let site = Site::up(options);
     site.account("bob@example.com");
     World { collector, site, peer, _dns: dns }
@@ -112,7 +110,7 @@ fn parent_of<'s>(spans: &'s [Span], name: &str) -> &'s str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn local_delivery_is_one_tree() {
-    let world = world("127.0.0.31", "127.0.0.131", &[], CONFIG, &[]).await;
+    let world = world("127.0.0.31", "127.0.0.131", &[], CONFIG).await;
     let id = world.submit("bob@example.com");
     world.until_event(&id, "delivered", SOON).await;
     let (trace_id, _) = world.journey(&id);
@@ -138,7 +136,7 @@ async fn local_delivery_is_one_tree() {
 #[tokio::test(flavor = "multi_thread")]
 async fn later_attempts_are_linked_to_the_message() {
     let moods = [Mood::Says("451 4.2.0 later"), Mood::Says("450 4.2.0 later still")];
-    let world = world("127.0.0.32", "127.0.0.132", &moods, CONFIG, &[]).await;
+    let world = world("127.0.0.32", "127.0.0.132", &moods, CONFIG).await;
     let id = world.submit("x@fickle.com");
     world.until_event(&id, "relayed", SOON).await;
     let (trace_id, events) = world.journey(&id);
@@ -178,7 +176,7 @@ async fn later_attempts_are_linked_to_the_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bounce_is_in_the_trace_of_what_it_is_about() {
-    let world = world("127.0.0.33", "127.0.0.133", &[Mood::Says("550 5.1.1 nobody")], CONFIG, &[]).await;
+    let world = world("127.0.0.33", "127.0.0.133", &[Mood::Says("550 5.1.1 nobody")], CONFIG).await;
     let id = world.submit("x@fickle.com");
     world.until_event(&id, "bounced", SOON).await;
     let (trace_id, _) = world.journey(&id);
@@ -199,7 +197,7 @@ async fn a_bounce_is_in_the_trace_of_what_it_is_about() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_process_leaves_its_messages_last_hop() {
     let config = "outbound-relay: { retry_first: 1, retry_max: 1, lease_seconds: 10 }\n";
-    let world = world("127.0.0.34", "127.0.0.134", &[Mood::Hangs], config, &[]).await;
+    let world = world("127.0.0.34", "127.0.0.134", &[Mood::Hangs], config).await;
     let id = world.submit("x@fickle.com");
     eventually("the attempt is at its dot", SOON, || async { (world.peer.hanging() == 1).then_some(()) }).await;
     world.site.signal("outbound-relay", "KILL");
@@ -218,14 +216,14 @@ async fn a_killed_process_leaves_its_messages_last_hop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_trusted_sites_are_linked() {
     let config = "smtp-ingress: { trace_from: [127.0.0.77/32] }\n";
-    let world = world("127.0.0.35", "127.0.0.135", &[], config, &[]).await;
+    let world = world("127.0.0.35", "127.0.0.135", &[], config).await;
     let told = |digit: &str| digit.repeat(32);
     for (from, digit) in [("127.0.0.66", "6"), ("127.0.0.77", "7")] {
         let program = format!(
             r#"
-smtp = smtplib.SMTP(HOST, PORT[25], source_address=("{from}", 0)); smtp.ehlo("stranger.net")
-smtp.mail("a@stranger.net"); smtp.rcpt("bob@example.com")
-code, text = smtp.data(b"Postroad-Trace: 00-{}-{}-01\r\nFrom: a@stranger.net\r\n\r\nx\r\n"); assert code == 250, (code, text)
+smtp = smtplib.SMTP(HOST, PORT[25], source_address=("{from}", 0)); smtp.ehlo("stranger.com")
+smtp.mail("a@stranger.com"); smtp.rcpt("bob@example.com")
+code, text = smtp.data(b"Postroad-Trace: 00-{}-{}-01\r\nFrom: a@stranger.com\r\n\r\nx\r\n"); assert code == 250, (code, text)
 smtp.quit()
 "#,
             told(digit),
@@ -248,8 +246,12 @@ smtp.quit()
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_are_kept_when_nothing_is_sampled() {
     let moods = [Mood::Says("451 4.2.0 later")];
-    let world =
-        world("127.0.0.36", "127.0.0.136", &moods, CONFIG, &[("POSTROAD_RUNTIME__TRACE_RATIO", "0")]).await;
+    let none = "runtime: { trace_ratio: 0 }";
+    let mut config = format!("outbound-relay: {{ retry_first: 1, retry_max: 1, {none} }}\n");
+    for service in ["smtp-ingress", "auth-checker", "mda", "imap-gateway", "pop3-gateway"] {
+        config.push_str(&format!("{service}: {{ {none} }}\n"));
+    }
+    let world = world("127.0.0.36", "127.0.0.136", &moods, &config).await;
     let good = world.submit("bob@example.com");
     world.until_event(&good, "delivered", SOON).await;
     let bad = world.submit("x@fickle.com");

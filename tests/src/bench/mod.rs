@@ -3,6 +3,7 @@
 //! How it is measured, and what the figures mean: docs/benchmarks.md.
 
 pub mod cpu;
+pub mod journey;
 pub mod mail;
 pub mod peer;
 pub mod relay;
@@ -10,6 +11,7 @@ pub mod report;
 pub mod run;
 pub mod sender;
 pub mod subject;
+pub mod tracing;
 
 pub use run::{Measure, Run, Size, measure};
 pub use subject::Subject;
