@@ -11,6 +11,7 @@ pub mod client;
 pub mod collector;
 pub mod dns;
 pub mod door;
+pub mod fickle;
 pub mod fuzz;
 pub mod imap;
 pub mod metrics;

@@ -401,7 +401,7 @@ imap.logout()
         Some(trace(&["--sender", "LOST@else.net"])).filter(|t| t.contains("refused"))
     })
     .await;
-    for part in ["550 5.1.1", "nobody@example.com", "C: RCPT TO:<nobody@example.com>", "S: 550 5.1.1"] {
+    for part in ["550 5.1.1", "nobody@example.com", "C: rcpt TO:<nobody@example.com>", "S: 550 5.1.1"] {
         assert!(lost.contains(part), "{part} in {lost}");
     }
     let early = eventually("so is that of the content", SOON, || async {

@@ -5,6 +5,7 @@
 pub mod cpu;
 pub mod dovecot;
 pub mod line;
+pub mod journey;
 pub mod mail;
 pub mod memory;
 pub mod peer;
@@ -14,6 +15,7 @@ pub mod retrieval;
 pub mod run;
 pub mod sender;
 pub mod subject;
+pub mod tracing;
 
 pub use run::{Measure, Run, Size, measure};
 pub use subject::Subject;

@@ -40,6 +40,11 @@ pub struct Postroad {
 
 impl Postroad {
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With environment variables for all of its processes.
+    pub async fn start_with(environment: &[(String, String)]) -> Self {
         let dns = NameServer::start(&["com."]).await;
         // Verdicts are found, not skipped: SPF passes, there is a DMARC policy, no DKIM signature.
         for record in [
@@ -53,6 +58,7 @@ impl Postroad {
         }
         let mut options = Options::new(ADDRESS, PORT_OFFSET, DOMAIN).more(&["--dns", &dns.address.to_string()]);
         options.config = Some(CONFIG.to_owned());
+        options.environment = environment.to_vec();
         let site = Site::up(options);
         let mut accounts = Vec::new();
         for account in 0..ACCOUNTS {

@@ -1,17 +1,20 @@
 //! `make bench`: how fast mail comes in and out, beside Postfix and Dovecot (docs/benchmarks.md).
 //!
-//! `bench [--quick] [--sessions N] [--only postroad|peer|relay|reading|reading-postroad]`. Ends well unless something failed;
+//! `bench [--quick] [--sessions N] [--only PART]`. Ends well unless something failed;
 //! no figure is a failure.
 
 #![allow(clippy::print_stdout, reason = "its figures are its output")]
 
 use std::{process::ExitCode, sync::Arc};
 
-use tests::bench::{Measure, Run, Size, Subject, mail::Text, measure, peer, relay, report, retrieval, subject};
+use tests::bench::{
+    Measure, Run, Size, Subject, journey, mail::Text, measure, peer, relay, report, retrieval, subject, tracing,
+};
 
 const SIZES: [Size; 3] =
     [Size { bytes: 1_000, count: 3_000 }, Size { bytes: 10_000, count: 2_000 }, Size { bytes: 100_000, count: 500 }];
-const USAGE: &str = "usage: bench [--quick] [--sessions N] [--only postroad|peer|relay|reading|reading-postroad]";
+const USAGE: &str = "usage: bench [--quick] [--sessions N] \
+    [--only postroad|peer|relay|reading|reading-postroad|tracing|journey]";
 
 struct Options {
     quick: bool,
@@ -22,6 +25,8 @@ struct Options {
     reading: bool,
     /// Dovecot beside it.
     reading_peer: bool,
+    tracing: bool,
+    journey: bool,
 }
 
 impl Options {
@@ -34,6 +39,8 @@ impl Options {
             relay: true,
             reading: true,
             reading_peer: true,
+            tracing: true,
+            journey: true,
         };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
@@ -41,14 +48,18 @@ impl Options {
                 "--sessions" => options.sessions = arguments.next()?.parse().ok().filter(|n| (1..=40).contains(n))?,
                 "--only" => {
                     let only = arguments.next()?;
+                    if !["postroad", "peer", "relay", "reading", "reading-postroad", "tracing", "journey"]
+                        .contains(&only.as_str())
+                    {
+                        return None;
+                    }
                     options.peer = only == "peer";
                     options.postroad = only == "postroad";
                     options.relay = only == "relay";
                     options.reading = matches!(only.as_str(), "reading" | "reading-postroad");
                     options.reading_peer = only == "reading";
-                    if !(options.peer || options.postroad || options.relay || options.reading) {
-                        return None;
-                    }
+                    options.tracing = only == "tracing";
+                    options.journey = only == "journey";
                 }
                 _ => return None,
             }
@@ -79,6 +90,12 @@ async fn main() -> ExitCode {
         let (table, figures) = retrieval::compare(&run, part, options.reading_peer).await;
         println!("{table}");
         lines = figures;
+    }
+    if options.tracing {
+        println!("{}", tracing::compare(&run, options.sizes()).await);
+    }
+    if options.journey {
+        println!("{}", journey::measure(if options.quick { 100_000 } else { 10_000_000 }).await);
     }
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
     if options.peer {

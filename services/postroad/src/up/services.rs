@@ -118,6 +118,16 @@ impl Plan {
         for mda in self.processes.iter().filter(|p| p.service == "mda") {
             fs::write(site.run_directory().join(format!("mda-{}.addr", mda.number)), format!("{}\n", mda.listen))?;
         }
+        let scraped: Vec<_> = self
+            .processes
+            .iter()
+            .map(|p| {
+                let labels = serde_json::json!({ "job": p.service, "site": self.hostname.to_string() });
+                serde_json::json!({ "targets": [p.health.to_string()], "labels": labels })
+            })
+            .collect();
+        // For Prometheus's file_sd_configs.
+        fs::write(site.run_directory().join("prometheus.json"), serde_json::Value::from(scraped).to_string())?;
         fs::write(site.run_directory().join("hostname"), format!("{}\n", self.hostname))?;
         Ok(())
     }
