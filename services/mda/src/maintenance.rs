@@ -35,6 +35,28 @@ with old as (
 )
 delete from journey j using old where j.queue_id = old.queue_id";
 
+/// Of accounts that are gone, once the last delivery to them has ended.
+const FORGET_QUOTAS: &str = "
+delete from quotas q
+where q.account_id <> 0 and q.bytes = 0 and q.messages = 0
+  and not exists (select from accounts a where a.id = q.account_id)";
+
+/// The oldest of each tenant is one step along the index.
+const MEASURE: &str = "
+with recursive lines (remote, tenant) as (
+    (select (remote is not null), tenant_id from deliveries where not held order by 1, 2 limit 1)
+    union all
+    select n.* from lines l cross join lateral (
+        select (d.remote is not null), d.tenant_id from deliveries d
+        where not d.held and ((d.remote is not null), d.tenant_id) > (l.remote, l.tenant) order by 1, 2 limit 1) n
+)
+select (select reltuples::bigint from pg_class where oid = 'deliveries'::regclass),
+       coalesce(extract(epoch from now() - min(o.due_at)), 0)::float8,
+       (select count(*) from deliveries where set_aside_at is not null)
+from lines l cross join lateral (
+    select due_at from deliveries d
+    where not d.held and (d.remote is not null) = l.remote and d.tenant_id = l.tenant order by due_at limit 1) o";
+
 /// Runs until shutdown. Several processes share the work without knowing each other.
 pub async fn run(pool: PgPool, journey_days: u32, metrics: Metrics, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
@@ -66,13 +88,9 @@ async fn once(pool: &PgPool, journey_days: u32, metrics: &Metrics) -> Result<(),
     let days = i32::try_from(journey_days).unwrap_or(i32::MAX);
     sqlx::query(FORGET).bind(days).bind(BATCH).execute(pool).await?;
     crate::rules::forget(pool, BATCH).await?;
-    let (open, oldest): (i64, f64) = sqlx::query_as(
-        "select (select reltuples::bigint from pg_class where oid = 'deliveries'::regclass),
-                coalesce(extract(epoch from now() - min(due_at)), 0)::float8
-         from deliveries where not held",
-    )
-    .fetch_one(pool)
-    .await?;
+    sqlx::query(FORGET_QUOTAS).execute(pool).await?;
+    let (open, oldest, set_aside): (i64, f64, i64) = sqlx::query_as(MEASURE).fetch_one(pool).await?;
     metrics.queue(open.max(0), oldest.max(0.0));
+    metrics.set_aside(set_aside);
     Ok(())
 }

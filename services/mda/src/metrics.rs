@@ -14,6 +14,7 @@ pub struct Metrics {
     stream_length: Family<StreamLabel, Gauge>,
     oldest_due: Gauge<f64, AtomicU64>,
     open: Gauge,
+    set_aside: Gauge,
     reclaimed: Counter,
     rules: Family<RuleLabel, Counter>,
     logins_failed: Counter,
@@ -39,6 +40,11 @@ impl Metrics {
         registry.register("mda_stream_length", "Entries in a delivery stream", m.stream_length.clone());
         registry.register("mda_oldest_due_seconds", "Age of the oldest due delivery", m.oldest_due.clone());
         registry.register("mda_open_deliveries", "Deliveries without a final state", m.open.clone());
+        registry.register(
+            "mda_set_aside",
+            "Deliveries that nobody could work on: an operator must look",
+            m.set_aside.clone(),
+        );
         registry.register("mda_contents_reclaimed", "Contents that nothing referred to", m.reclaimed.clone());
         registry.register("mda_rule_actions", "What rules of accounts did with messages", m.rules.clone());
         registry.register("mda_logins_failed", "Logins with wrong credentials", m.logins_failed.clone());
@@ -90,6 +96,10 @@ impl Metrics {
     pub fn queue(&self, open: i64, oldest_due_seconds: f64) {
         self.open.set(open);
         self.oldest_due.set(oldest_due_seconds);
+    }
+
+    pub fn set_aside(&self, deliveries: i64) {
+        self.set_aside.set(deliveries);
     }
 
     pub fn reclaimed(&self, n: u64) {

@@ -83,7 +83,11 @@ impl Parts {
         let trace_id = telemetry::trace_id(&envelope.traceparent).to_owned();
         self.spool.accept(envelope, &prepared.pieces).await.map_err(|status| {
             info!(mail.queue_id = %arrival.transaction.queue_id, error = %status, "not accepted");
-            Refusal::of_status(&status)
+            // Only now the size is known.
+            match status.code() {
+                tonic::Code::PermissionDenied => Refusal::over_quota(self.config.over_quota),
+                _ => Refusal::of_status(&status),
+            }
         })?;
         let size = prepared.pieces.iter().map(Bytes::len).sum();
         self.metrics.accept(arrival.role, size);

@@ -25,6 +25,8 @@ pub struct Entry {
     pub delivery: DeliveryId,
     /// W3C trace context of the message.
     pub traceparent: String,
+    /// As in [`crate::Item`].
+    pub handed_out: u32,
 }
 
 /// Reads one stream as one member of its group.
@@ -163,7 +165,8 @@ impl Consumer {
             match delivery {
                 Some(delivery) => {
                     let traceparent = id.get("t").unwrap_or_default();
-                    entries.push(Entry { stream_id: id.id, delivery, traceparent });
+                    let handed_out = id.get("n").unwrap_or_default();
+                    entries.push(Entry { stream_id: id.id, delivery, traceparent, handed_out });
                 }
                 None => unreadable.push(id.id),
             }

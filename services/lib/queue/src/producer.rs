@@ -17,6 +17,8 @@ pub struct Item {
     pub number: u32,
     /// W3C trace context of the message.
     pub traceparent: String,
+    /// How often it was handed out before and came back; 0 the first time.
+    pub handed_out: u32,
 }
 
 impl Producer {
@@ -31,15 +33,12 @@ impl Producer {
         pipeline.atomic();
         for item in items {
             let delivery = format!("{}/{}", item.queue_id, item.number);
-            pipeline
-                .cmd("XADD")
-                .arg(stream.key())
-                .arg("*")
-                .arg("d")
-                .arg(delivery)
-                .arg("t")
-                .arg(&item.traceparent)
-                .ignore();
+            let add = pipeline.cmd("XADD").arg(stream.key()).arg("*").arg("d").arg(delivery);
+            add.arg("t").arg(&item.traceparent);
+            if item.handed_out > 0 {
+                add.arg("n").arg(item.handed_out);
+            }
+            add.ignore();
         }
         pipeline.cmd("XLEN").arg(stream.key());
         let (length,): (usize,) = pipeline.query_async(&mut self.connection.clone()).await?;

@@ -143,6 +143,15 @@ async fn commit(pool: &PgPool, dispatch: &Dispatch, recent: &Recent, jobs: Vec<J
             dispatch.now(&items(&rows)).await;
             jobs.into_iter().for_each(|j| j.finish(Ok(())));
         }
+        Err(e) if !over_quota(&e).is_empty() => {
+            let full = over_quota(&e);
+            let (refused, rest): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|j| full.contains(&j.work.queue_id));
+            let is_progress = !refused.is_empty();
+            refused.into_iter().for_each(|j| j.finish(Err(Status::permission_denied("over quota"))));
+            if is_progress && !rest.is_empty() {
+                Box::pin(commit(pool, dispatch, recent, rest)).await;
+            }
+        }
         Err(e) if is_away(&e) || jobs.len() == 1 => {
             let status = status(e);
             jobs.into_iter().for_each(|j| j.finish(Err(status.clone())));
@@ -160,12 +169,19 @@ async fn commit(pool: &PgPool, dispatch: &Dispatch, recent: &Recent, jobs: Vec<J
     }
 }
 
+/// The messages that no mailbox of theirs has room for: nothing of the batch was written.
+fn over_quota(error: &sqlx::Error) -> Vec<Uuid> {
+    let refusal = error.as_database_error().filter(|e| e.code().is_some_and(|code| code == "PR552"));
+    let detail = refusal.and_then(|e| e.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?.detail());
+    detail.unwrap_or_default().split(' ').filter_map(|id| id.parse().ok()).collect()
+}
+
 fn items(rows: &[&Row]) -> Vec<(Stream, Item)> {
     let item = |row: &Row, number: usize, delivery: &Delivery| {
         let stream = if delivery.account_id.is_some() { Stream::Local } else { Stream::Remote };
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let (queue_id, traceparent) = (row.envelope.queue_id.clone(), row.envelope.traceparent.clone());
-        (stream, Item { queue_id, number, traceparent })
+        (stream, Item { queue_id, number, traceparent, handed_out: 0 })
     };
     // What is held is the dispatcher's, later; of the rest the urgent goes first (RFC 6710 §5).
     let mut rows: Vec<&&Row> = rows.iter().filter(|row| row.held_until.is_none()).collect();
@@ -190,17 +206,33 @@ with m as (
     from m
     on conflict (queue_id) do nothing
     returning queue_id
+), d as (
+    select d.*, m.size, coalesce(a.tenant_id, 0) as tenant_id
+    from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[],
+                $32::timestamptz[])
+        as d (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until)
+    join fresh using (queue_id) join m using (queue_id)
+    left join accounts a on a.id = coalesce(nullif(m.account_id, 0), d.account_id)
+), reserved as materialized (
+    select queue_id, number, reserve_quota(account_id, size) as has_room
+    from (select d.queue_id, d.number, d.account_id, d.size from d join quotas q on q.account_id = d.account_id
+          order by q.tenant_id, q.account_id, d.queue_id) l
+), full_up as materialized (
+    select refuse_over_quota(array_agg(queue_id)) from (
+        select queue_id from reserved group by 1
+        having not bool_or(has_room) and count(*) = (select count(*) from d where d.queue_id = reserved.queue_id)) f
+    having count(*) > 0
 ), content as (
     insert into contents (id, size, header, body, structure)
     select queue_id, size, header, body, structure from m join fresh using (queue_id)
 ), delivery as (
-    insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at)
+    insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at,
+                            tenant_id, reserved)
     select queue_id, number, recipient, account_id, remote, notify, orcpt, coalesce(held_until, now()),
-           coalesce(held_until, now() + make_interval(secs => $22))
-    from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[],
-                $32::timestamptz[])
-        as d (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until)
-    join fresh using (queue_id)
+           coalesce(held_until, now() + make_interval(secs => case when remote is null then $22 else $33 end)), tenant_id,
+           case when has_room is null then 0 when has_room then size else -1 end
+    from d left join reserved using (queue_id, number)
+    where (select count(*) from full_up) >= 0
 )
 insert into journey (queue_id, at, name, service, recipient, text, detail)
 select queue_id, coalesce(to_timestamp(at_ms / 1000.0), clock_timestamp()), name, service, recipient, text, detail
@@ -238,7 +270,7 @@ async fn write(executor: impl PgExecutor<'_>, dispatch: &Dispatch, rows: &[&Row]
         .bind(deliveries.iter().map(|(.., d)| d.remote.as_deref()).collect::<Vec<_>>())
         .bind(deliveries.iter().map(|(r, _, d)| plain(&recipient(r, d).notify)).collect::<Vec<_>>())
         .bind(deliveries.iter().map(|(r, _, d)| plain(&recipient(r, d).orcpt)).collect::<Vec<_>>())
-        .bind(dispatch.redispatch_seconds())
+        .bind(dispatch.due_in_seconds(Stream::Local))
         .bind(events.iter().map(|(r, _)| r.queue_id).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, e)| Some(e.at_ms).filter(|at| *at > 0)).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, e)| plain(&e.name)).collect::<Vec<_>>())
@@ -249,6 +281,7 @@ async fn write(executor: impl PgExecutor<'_>, dispatch: &Dispatch, rows: &[&Row]
         .bind(column(rows, |r| r.envelope.require_tls))
         .bind(column(rows, |r| priority(&r.envelope)))
         .bind(deliveries.iter().map(|(r, ..)| r.held_until).collect::<Vec<_>>())
+        .bind(dispatch.due_in_seconds(Stream::Remote))
         .execute(executor)
         .await?;
     Ok(())

@@ -24,7 +24,7 @@ use tracing::Instrument as _;
 
 pub use accept::{Accepting, Draft, Ready};
 
-pub use claim::delivery_id;
+pub use claim::{columns, delivery_id};
 pub use settle::release;
 
 use crate::{content, database::status, ids};
