@@ -3,11 +3,10 @@ use std::time::{Duration, Instant};
 use proto::spool::DeliveryId;
 use redis::{
     RedisResult,
-    aio::ConnectionManager,
     streams::{StreamAutoClaimReply, StreamId, StreamInfoConsumersReply, StreamReadReply},
 };
 
-use crate::{GROUP, QueueError, Stream, Url, connection};
+use crate::{GROUP, QueueError, Stream, Url, connection, connection::Connection};
 
 /// One read waits this long for entries.
 const BLOCK: Duration = Duration::from_secs(2);
@@ -31,7 +30,7 @@ pub struct Entry {
 
 /// Reads one stream as one member of its group.
 pub struct Consumer {
-    connection: ConnectionManager,
+    connection: Connection,
     acknowledger: Acknowledger,
     name: String,
     batch: usize,
@@ -41,7 +40,7 @@ pub struct Consumer {
 /// Finishes entries; shared by all tasks that work on them.
 #[derive(Clone)]
 pub struct Acknowledger {
-    connection: ConnectionManager,
+    connection: Connection,
     stream: Stream,
 }
 

@@ -1,13 +1,11 @@
 use std::time::Duration;
 
-use redis::aio::ConnectionManager;
-
-use crate::{QueueError, Stream, Url, connection};
+use crate::{QueueError, Stream, Url, connection, connection::Connection};
 
 /// Adds deliveries to the streams.
 #[derive(Clone)]
 pub struct Producer {
-    connection: ConnectionManager,
+    connection: Connection,
 }
 
 /// What an entry carries.
