@@ -40,6 +40,7 @@ async fn accept(mda: &Mda, accounts: &[u64], size: usize) -> Result<String, toni
         queue_id: queue_id.clone(),
         reverse_path: "ann@example.com".into(),
         recipients: accounts.iter().map(recipient).collect(),
+        refuse_over_quota: true,
         ..Default::default()
     };
     let request = AcceptRequest { envelope: Some(envelope), content: message(size).into() };
@@ -241,6 +242,20 @@ async fn of_several_recipients_the_full_one_bounces_and_a_retried_accept_counts_
         .unwrap();
     assert_eq!(inbox, 2, "queue id {both}");
     recount(&mda).await;
+
+    // Nobody is there to be refused: a report that has no room is told in the journey, and ends.
+    let report = Envelope {
+        queue_id: QueueId::from_bytes(*uuid::Uuid::now_v7().as_bytes()).to_string(),
+        recipients: vec![Recipient {
+            forward_path: "bob@example.com".into(),
+            targets: vec![Target { to: Some(To::AccountId(bob)) }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let request = AcceptRequest { envelope: Some(report), content: message(5_000).into() };
+    mda.spool().accept(tokio_stream::iter([request])).await.unwrap();
+    nothing_open(&mda).await;
 
     let queue_id = QueueId::from_bytes(*uuid::Uuid::now_v7().as_bytes()).to_string();
     let envelope = Envelope {

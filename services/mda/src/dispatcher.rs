@@ -86,8 +86,8 @@ impl Dispatch {
 /// dispatchers share the work. What goes to a resting destination is put off without passing
 /// through Redis and a relay.
 ///
-/// The tenants with open deliveries are found by steps along the index, one for each. A local
-/// delivery counts how often it was handed out: see [`crate::delivery`] for what comes of it.
+/// The tenants with open deliveries are found by steps along the index, one for each; the rows that
+/// are locked are updated where they lie, however large the table is. A local delivery counts how often it was handed out: see [`crate::delivery`] for what comes of it.
 const TAKE: &str = "
 with recursive tenants (id) as (
     (select tenant_id from deliveries where not held and (remote is not null) = $1 order by tenant_id limit 1)
@@ -96,20 +96,23 @@ with recursive tenants (id) as (
             where not d.held and (d.remote is not null) = $1 and d.tenant_id > t.id order by d.tenant_id limit 1)
     from tenants t where t.id is not null
 ), due as materialized (
-    select x.* from tenants t cross join lateral (
-        select queue_id, number, remote from deliveries
-        where tenant_id = t.id and due_at <= now() and not held and (remote is not null) = $1
-        order by due_at limit (select greatest(1, $2 / greatest(1, count(*))) from tenants where id is not null)
+    select x.place from tenants t cross join lateral (
+        select d.ctid as place from deliveries d
+        where d.tenant_id = t.id and d.due_at <= now() and not d.held and (d.remote is not null) = $1
+        order by d.due_at limit (select greatest(1, $2 / greatest(1, count(*))) from tenants where id is not null)
         for update skip locked
     ) x
 )
 update deliveries d
-set due_at = coalesce(r.until + random() * 0.5 * (r.until - now()), now() + make_interval(secs => $3)),
+set due_at = coalesce((select r.until + random() * 0.5 * (r.until - now()) from resting_destinations r
+                       where r.domain = lower(split_part(d.remote, '@', -1)) and r.until > now()),
+                      now() + make_interval(secs => $3)),
     attempts = case when d.remote is null then d.attempts + 1 else d.attempts end
-from due join spool s using (queue_id)
-left join resting_destinations r on r.domain = lower(split_part(due.remote, '@', -1)) and r.until > now()
-where d.queue_id = due.queue_id and d.number = due.number
-returning d.queue_id, d.number, s.traceparent, s.priority, d.attempts, r.domain is not null";
+from spool s
+where d.ctid = any (array(select place from due)) and s.queue_id = d.queue_id
+returning d.queue_id, d.number, s.traceparent, s.priority, d.attempts,
+          exists (select from resting_destinations r
+                  where r.domain = lower(split_part(d.remote, '@', -1)) and r.until > now())";
 
 /// Runs until shutdown.
 pub async fn run(pool: PgPool, dispatch: Dispatch, metrics: Metrics, shutdown: CancellationToken) {

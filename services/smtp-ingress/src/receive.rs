@@ -78,6 +78,7 @@ impl Parts {
         let mut envelope = arrival.transaction.envelope();
         envelope.account_id = arrival.account.map_or(0, |a| a.account_id);
         envelope.junk = prepared.junk;
+        envelope.refuse_over_quota = true;
         envelope.events =
             [Some(received_event(&arrival, at_ms))].into_iter().chain(prepared.events).chain([wanted.event]).flatten().collect();
         let trace_id = telemetry::trace_id(&envelope.traceparent).to_owned();

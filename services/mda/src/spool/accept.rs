@@ -195,9 +195,9 @@ const WRITE: &str = "
 with m as (
     select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
                          $8::int[], $9::bool[], $10::bool[], $11::bool[], $12::bytea[], $13::bytea[], $14::bytea[],
-                         $30::bool[], $31::smallint[])
+                         $30::bool[], $31::smallint[], $34::bool[])
         as m (queue_id, reverse_path, account_id, message_id, envid, ret, traceparent,
-              size, eight_bit, smtputf8, junk, header, body, structure, require_tls, priority)
+              size, eight_bit, smtputf8, junk, header, body, structure, require_tls, priority, refuse)
 ), fresh as (
     insert into spool (queue_id, reverse_path, account_id, message_id, envid, ret, traceparent,
                        size, eight_bit, smtputf8, junk, require_tls, priority)
@@ -219,7 +219,7 @@ with m as (
           order by q.tenant_id, q.account_id, d.queue_id) l
 ), full_up as materialized (
     select refuse_over_quota(array_agg(queue_id)) from (
-        select queue_id from reserved group by 1
+        select queue_id from reserved join m using (queue_id) where m.refuse group by 1
         having not bool_or(has_room) and count(*) = (select count(*) from d where d.queue_id = reserved.queue_id)) f
     having count(*) > 0
 ), content as (
@@ -229,7 +229,7 @@ with m as (
     insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at,
                             tenant_id, reserved)
     select queue_id, number, recipient, account_id, remote, notify, orcpt, coalesce(held_until, now()),
-           coalesce(held_until, now() + make_interval(secs => case when remote is null then $22 else $33 end)), tenant_id,
+           coalesce(held_until, now() + make_interval(secs => case when remote is null then $22::float8 else $33::float8 end)), tenant_id,
            case when has_room is null then 0 when has_room then size else -1 end
     from d left join reserved using (queue_id, number)
     where (select count(*) from full_up) >= 0
@@ -282,6 +282,7 @@ async fn write(executor: impl PgExecutor<'_>, dispatch: &Dispatch, rows: &[&Row]
         .bind(column(rows, |r| priority(&r.envelope)))
         .bind(deliveries.iter().map(|(r, ..)| r.held_until).collect::<Vec<_>>())
         .bind(dispatch.due_in_seconds(Stream::Remote))
+        .bind(column(rows, |r| r.envelope.refuse_over_quota))
         .execute(executor)
         .await?;
     Ok(())
