@@ -211,7 +211,7 @@ impl Mda {
     /// An account with the password "secret"; its domain is made with it.
     pub async fn account(&self, address: &str) -> u64 {
         let name = address.rsplit('@').next().unwrap().to_owned();
-        self.admin().create_domain(CreateDomainRequest { name }).await.unwrap();
+        self.admin().create_domain(CreateDomainRequest { name, ..Default::default() }).await.unwrap();
         let request =
             CreateAccountRequest { address: address.to_owned(), password: "secret".into(), ..Default::default() };
         self.admin().create_account(request).await.unwrap().into_inner().account_id

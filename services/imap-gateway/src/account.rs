@@ -37,10 +37,12 @@ impl Session {
 
     async fn write_quota(&mut self, account_id: u64) -> Result<(), Failure> {
         let quota = self.mailboxes().quota(QuotaRequest { account_id }).await?.into_inner();
-        let resources = match quota.limit_bytes {
-            0 => String::new(),
-            limit => format!("STORAGE {} {}", quota.used_bytes.div_ceil(STORAGE_UNIT), limit / STORAGE_UNIT),
-        };
+        let storage = (quota.limit_bytes > 0).then(|| {
+            format!("STORAGE {} {}", quota.used_bytes.div_ceil(STORAGE_UNIT), quota.limit_bytes / STORAGE_UNIT)
+        });
+        let messages =
+            (quota.limit_messages > 0).then(|| format!("MESSAGE {} {}", quota.used_messages, quota.limit_messages));
+        let resources = [storage, messages].into_iter().flatten().collect::<Vec<_>>().join(" ");
         respond::line(&mut self.wire.out, "*", format_args!("QUOTA \"\" ({resources})"));
         Ok(())
     }

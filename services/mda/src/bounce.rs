@@ -53,14 +53,14 @@ from deliveries d join spool s using (queue_id) join contents c on c.id = d.queu
 where d.queue_id = $1 and d.number = $2 and (d.lease_until is null or d.lease_until < now())";
 
 impl Bouncer {
-    /// Of deliveries that found no mailbox, bounces those whose account is gone; the others are
-    /// settled, held or another worker's.
+    /// Of deliveries that found no mailbox, bounces those whose account is gone or full; the others
+    /// are settled, held or another worker's.
     pub async fn bounce_homeless(&self, deliveries: &[DeliveryId]) {
         for delivery in deliveries {
-            let homeless = self.is_homeless(delivery).await;
-            let outcome = match homeless {
-                Ok(true) => self.bounce(delivery, "5.1.1", "550 5.1.1 mailbox no longer exists").await.map(drop),
-                Ok(false) => Ok(()),
+            let outcome = match self.is_homeless(delivery).await {
+                Ok((true, _)) => self.bounce(delivery, "5.1.1", "550 5.1.1 mailbox no longer exists").await.map(drop),
+                Ok((_, true)) => self.bounce(delivery, "5.2.2", "552 5.2.2 mailbox full").await.map(drop),
+                Ok((false, false)) => Ok(()),
                 Err(e) => Err(e),
             };
             if let Err(e) = outcome {
@@ -69,17 +69,19 @@ impl Bouncer {
         }
     }
 
-    async fn is_homeless(&self, delivery: &DeliveryId) -> Result<bool, Status> {
-        sqlx::query_scalar(
-            "select exists (select from deliveries d
-                where queue_id = $1 and number = $2 and account_id is not null
-                  and not exists (select from mailboxes m where m.account_id = d.account_id and m.name = 'INBOX'))",
+    /// Whether its mailbox is gone, and whether it was accepted without room for it.
+    async fn is_homeless(&self, delivery: &DeliveryId) -> Result<(bool, bool), Status> {
+        let found: Option<(bool, bool)> = sqlx::query_as(
+            "select not exists (select from mailboxes m where m.account_id = d.account_id and m.name = 'INBOX'),
+                    d.reserved < 0
+             from deliveries d where queue_id = $1 and number = $2 and account_id is not null and not held",
         )
         .bind(ids::parse(&delivery.queue_id)?)
         .bind(i32::try_from(delivery.number).unwrap_or(i32::MAX))
-        .fetch_one(&self.pool)
+        .fetch_optional(&self.pool)
         .await
-        .map_err(status)
+        .map_err(status)?;
+        Ok(found.unwrap_or_default())
     }
 
     /// Ends one delivery with a DSN to the reverse-path (RFC 3464). The DSN is accepted first and

@@ -23,7 +23,8 @@ pub struct Config {
     pub hostname: String,
     /// Bytes of one message; the services at the door refuse more before it comes here.
     pub max_message_size: usize,
-    /// Entries that a delivery stream may hold; beyond it deliveries wait in Postgres.
+    /// Entries that a delivery stream may hold; beyond it deliveries wait in Postgres, from where they
+    /// are handed out in turns of their tenants. What one tenant can put in another's way is this much.
     pub stream_bound: usize,
     /// Seconds after which a delivery that nobody finished or claimed is handed out again.
     pub redispatch_seconds: u32,
@@ -71,7 +72,7 @@ impl Default for Config {
             redis_url: None,
             hostname: "localhost".into(),
             max_message_size: 128 << 20,
-            stream_bound: 10_000,
+            stream_bound: 2_000,
             redispatch_seconds: 20,
             journey_days: 30,
             sieve: Default::default(),

@@ -2,6 +2,9 @@
 //!
 //! One statement settles a batch of deliveries and inserts their mailbox rows. Whoever reads an
 //! entry a second time finds no delivery left.
+//!
+//! A delivery that comes again and again is looked at with care ([`crate::set_aside`]): it may be
+//! what the database refuses, or what ends its worker.
 
 use std::time::Duration;
 
@@ -12,7 +15,7 @@ use sqlx::{FromRow, PgPool, types::Uuid};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, field::Empty};
 
-use crate::{bounce::Bouncer, ids, metrics::Metrics, rules::Runner, wakes::WakeHub};
+use crate::{bounce::Bouncer, ids, metrics::Metrics, rules::Runner, set_aside, wakes::WakeHub};
 
 /// Deliveries of one statement.
 pub const BATCH: usize = 256;
@@ -26,7 +29,7 @@ with wanted as (
 ), mine as materialized (
     select d.queue_id, d.number, d.account_id, d.recipient, d.notify, d.orcpt
     from deliveries d join wanted using (queue_id, number)
-    where d.account_id is not null and not d.held and d.not_before <= now()
+    where d.account_id is not null and not d.held and d.not_before <= now() and d.reserved >= 0
       -- Whose account has rules is delivered by them.
       and not exists (select from rules r where r.account_id = d.account_id and r.is_active)
     for update of d skip locked
@@ -39,12 +42,15 @@ with wanted as (
         order by m.special_use = '\Junk' desc limit 1
     ) box
 ), locked as materialized (
-    select account_id, id from mailboxes
+    select account_id, id, limited from mailboxes
     where (account_id, id) in (select account_id, mailbox_id from placed)
     order by account_id, id
     for update
+), counted as materialized (
+    select lock_quotas(array_agg(account_id)) from locked where limited having count(*) > 0
 ), growth as (
-    select account_id, mailbox_id, count(*) as messages, sum(size) as size from placed group by 1, 2
+    select account_id, mailbox_id, count(*) as messages, sum(size) as size from placed
+    where (select count(*) from counted) >= 0 group by 1, 2
 ), grown as (
     update mailboxes m
     set uid_next = m.uid_next + growth.messages, highest_modseq = m.highest_modseq + 1,
@@ -107,9 +113,32 @@ impl Worker {
                 entries = self.consumer.next() => entries,
                 () = shutdown.cancelled() => return,
             };
+            let (suspects, entries): (Vec<_>, Vec<_>) =
+                entries.into_iter().partition(|e| e.handed_out >= set_aside::SUSPICIOUS);
             if !entries.is_empty() {
                 self.batch(&entries, &acknowledger).await;
             }
+            if !suspects.is_empty() {
+                self.with_care(&suspects, &acknowledger).await;
+            }
+        }
+    }
+
+    /// Counts before it tries, so that what ends this process is counted too.
+    async fn with_care(&self, suspects: &[Entry], acknowledger: &Acknowledger) {
+        let ids: Vec<DeliveryId> = suspects.iter().map(|e| e.delivery.clone()).collect();
+        let repeated = match set_aside::count(&self.pool, &ids, "its worker ended each time").await {
+            Ok(repeated) => repeated,
+            Err(e) => return tracing::warn!(error = %e, "deliveries not counted, will be later"),
+        };
+        let is_repeated = |e: &&Entry| repeated.contains(&e.delivery);
+        let (alone, together): (Vec<&Entry>, Vec<&Entry>) = suspects.iter().partition(is_repeated);
+        let together: Vec<Entry> = together.into_iter().cloned().collect();
+        if !together.is_empty() {
+            self.batch(&together, acknowledger).await;
+        }
+        for entry in alone {
+            self.batch(std::slice::from_ref(entry), acknowledger).await;
         }
     }
 
@@ -144,12 +173,19 @@ impl Worker {
             Err(e) => {
                 tracing::warn!(error = %e, deliveries = entries.len(), "not delivered, will be later");
                 spans.iter().for_each(telemetry::failed);
-                tokio::time::sleep(TROUBLE_PAUSE).await;
-                if !crate::database::is_away(&e) && entries.len() > 1 {
-                    // One of them may be what the database refuses.
-                    for entry in entries {
-                        Box::pin(self.batch(std::slice::from_ref(entry), acknowledger)).await;
+                if crate::database::is_away(&e) {
+                    return tokio::time::sleep(TROUBLE_PAUSE).await;
+                }
+                // One of them may be what the database refuses.
+                if let [entry] = entries {
+                    let words = format!("the database refuses it: {e}");
+                    if let Err(e) = set_aside::count(&self.pool, std::slice::from_ref(&entry.delivery), &words).await {
+                        tracing::warn!(error = %e, "refused delivery not counted");
                     }
+                    return;
+                }
+                for entry in entries {
+                    Box::pin(self.batch(std::slice::from_ref(entry), acknowledger)).await;
                 }
             }
         }

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{ids, metrics::Metrics};
 
 const TICK: Duration = Duration::from_millis(500);
+/// Between two rounds while a stream is full: what waits is handed out as soon as there is room.
+const BUSY_TICK: Duration = Duration::from_millis(50);
 /// Deliveries handed out by one statement.
 const BATCH: usize = 2_000;
 const STREAMS: [Stream; 2] = [Stream::Local, Stream::Remote];
@@ -38,8 +40,13 @@ impl Dispatch {
         Self { producer, lengths: Arc::default(), bound, redispatch_seconds }
     }
 
-    /// Seconds until a delivery that was handed out is handed out again.
-    pub fn redispatch_seconds(&self) -> f64 {
+    /// When a delivery that is written now is handed out (again) by the dispatcher: at once when
+    /// its stream is full, for then it is nobody's turn but by the fair way of [`TAKE`].
+    pub fn due_in_seconds(&self, stream: Stream) -> f64 {
+        if self.room(stream) == 0 { 0.0 } else { self.redispatch_seconds() }
+    }
+
+    fn redispatch_seconds(&self) -> f64 {
         f64::from(self.redispatch_seconds)
     }
 
@@ -74,30 +81,48 @@ impl Dispatch {
     }
 }
 
-/// Takes what is due in the order it became due; concurrent dispatchers share the work. What goes
-/// to a resting destination is put off without passing through Redis and a relay.
+/// Takes what is due: of each tenant as much as of any other, and within a tenant in the order it
+/// became due, so that a million messages of one do not delay ten of another. Concurrent
+/// dispatchers share the work. What goes to a resting destination is put off without passing
+/// through Redis and a relay.
+///
+/// The tenants with open deliveries are found by steps along the index, one for each; the rows that
+/// are locked are updated where they lie, however large the table is. A local delivery counts how often it was handed out: see [`crate::delivery`] for what comes of it.
 const TAKE: &str = "
+with recursive tenants (id) as (
+    (select tenant_id from deliveries where not held and (remote is not null) = $1 order by tenant_id limit 1)
+    union all
+    select (select d.tenant_id from deliveries d
+            where not d.held and (d.remote is not null) = $1 and d.tenant_id > t.id order by d.tenant_id limit 1)
+    from tenants t where t.id is not null
+), due as materialized (
+    select x.place from tenants t cross join lateral (
+        select d.ctid as place from deliveries d
+        where d.tenant_id = t.id and d.due_at <= now() and not d.held and (d.remote is not null) = $1
+        order by d.due_at limit (select greatest(1, $2 / greatest(1, count(*))) from tenants where id is not null)
+        for update skip locked
+    ) x
+)
 update deliveries d
-set due_at = coalesce(r.until + random() * 0.5 * (r.until - now()), now() + make_interval(secs => $3))
-from (
-    select queue_id, number, remote from deliveries
-    where due_at <= now() and not held and (remote is not null) = $1
-    order by due_at limit $2
-    for update skip locked
-) as due join spool s using (queue_id)
-left join resting_destinations r on r.domain = lower(split_part(due.remote, '@', -1)) and r.until > now()
-where d.queue_id = due.queue_id and d.number = due.number
-returning d.queue_id, d.number, s.traceparent, s.priority, r.domain is not null";
+set due_at = coalesce((select r.until + random() * 0.5 * (r.until - now()) from resting_destinations r
+                       where r.domain = lower(split_part(d.remote, '@', -1)) and r.until > now()),
+                      now() + make_interval(secs => $3)),
+    attempts = case when d.remote is null then d.attempts + 1 else d.attempts end
+from spool s
+where d.ctid = any (array(select place from due)) and s.queue_id = d.queue_id
+returning d.queue_id, d.number, s.traceparent, s.priority, d.attempts,
+          exists (select from resting_destinations r
+                  where r.domain = lower(split_part(d.remote, '@', -1)) and r.until > now())";
 
 /// Runs until shutdown.
 pub async fn run(pool: PgPool, dispatch: Dispatch, metrics: Metrics, shutdown: CancellationToken) {
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
-            _ = tick.tick() => (),
+            () = tokio::time::sleep(pause) => (),
             () = shutdown.cancelled() => return,
         }
+        pause = TICK;
         for stream in STREAMS {
             match dispatch.producer.length(stream).await {
                 Ok(length) => {
@@ -112,6 +137,8 @@ pub async fn run(pool: PgPool, dispatch: Dispatch, metrics: Metrics, shutdown: C
             }
             if let Err(e) = hand_out(&pool, &dispatch, stream).await {
                 tracing::warn!(error = %e, "dispatcher cannot read deliveries");
+            } else if dispatch.room(stream) == 0 {
+                pause = BUSY_TICK;
             }
         }
     }
@@ -123,7 +150,7 @@ async fn hand_out(pool: &PgPool, dispatch: &Dispatch, stream: Stream) -> Result<
         if room == 0 {
             return Ok(());
         }
-        let mut rows: Vec<(Uuid, i32, String, i16, bool)> = sqlx::query_as(TAKE)
+        let mut rows: Vec<(Uuid, i32, String, i16, i32, bool)> = sqlx::query_as(TAKE)
             .bind(stream == Stream::Remote)
             .bind(i64::try_from(room).unwrap_or(i64::MAX))
             .bind(dispatch.redispatch_seconds())
@@ -133,14 +160,15 @@ async fn hand_out(pool: &PgPool, dispatch: &Dispatch, stream: Stream) -> Result<
             return Ok(());
         }
         // RFC 6710 §5: among what is due together, the urgent first.
-        rows.sort_by_key(|(.., priority, _)| -priority);
+        rows.sort_by_key(|(.., priority, _, _)| -priority);
         let items: Vec<Item> = rows
             .into_iter()
             .filter(|(.., rests)| !rests)
-            .map(|(queue_id, number, traceparent, ..)| Item {
+            .map(|(queue_id, number, traceparent, _, attempts, _)| Item {
                 queue_id: ids::show(queue_id),
                 number: number.unsigned_abs(),
                 traceparent,
+                handed_out: if stream == Stream::Local { attempts.unsigned_abs() } else { 0 },
             })
             .collect();
         if !items.is_empty() {

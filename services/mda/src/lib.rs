@@ -21,6 +21,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod relay;
 pub mod rules;
+pub mod set_aside;
 pub mod spool;
 pub mod storage;
 pub mod tenants;

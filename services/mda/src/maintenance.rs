@@ -59,6 +59,14 @@ pub struct Depth {
     pub oldest_seconds: f64,
 }
 
+/// Of accounts that are gone, once the last delivery to them has ended.
+const FORGET_QUOTAS: &str = "
+delete from quotas q
+where q.account_id <> 0 and q.bytes = 0 and q.messages = 0
+  and not exists (select from accounts a where a.id = q.account_id)";
+
+const SET_ASIDE: &str = "select count(*) from deliveries where set_aside_at is not null";
+
 /// Runs until shutdown. Several processes share the work without knowing each other.
 pub async fn run(pool: PgPool, retention: Retention, metrics: Metrics, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
@@ -88,7 +96,10 @@ async fn once(pool: &PgPool, retention: Retention, metrics: &Metrics) -> Result<
         }
     }
     crate::rules::forget(pool, BATCH).await?;
+    sqlx::query(FORGET_QUOTAS).execute(pool).await?;
     let depths: Vec<Depth> = sqlx::query_as(DEPTH).bind(COUNTED).fetch_all(pool).await?;
     metrics.queue(&depths);
+    let (set_aside,): (i64,) = sqlx::query_as(SET_ASIDE).fetch_one(pool).await?;
+    metrics.set_aside(set_aside);
     days::keep(pool, retention).await
 }

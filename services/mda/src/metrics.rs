@@ -26,6 +26,7 @@ pub struct Metrics {
     stream_length: Family<StreamLabel, Gauge>,
     oldest_due: Family<StreamLabel, Gauge<f64, AtomicU64>>,
     open: Family<StateLabel, Gauge>,
+    set_aside: Gauge,
     reclaimed: Counter,
     rules: Family<RuleLabel, Counter>,
     logins_failed: Counter,
@@ -78,6 +79,7 @@ impl Metrics {
             stream_length: Family::default(),
             oldest_due: Family::default(),
             open: Family::default(),
+            set_aside: Gauge::default(),
             reclaimed: Counter::default(),
             rules: Family::default(),
             logins_failed: Counter::default(),
@@ -95,6 +97,11 @@ impl Metrics {
         registry.register("mda_stream_length", "Entries in a delivery stream", m.stream_length.clone());
         registry.register("mda_oldest_due_seconds", "Age of the oldest due delivery", m.oldest_due.clone());
         registry.register("mda_open_deliveries", "Deliveries without a final state", m.open.clone());
+        registry.register(
+            "mda_set_aside",
+            "Deliveries that nobody could work on: an operator must look",
+            m.set_aside.clone(),
+        );
         registry.register("mda_contents_reclaimed", "Contents that nothing referred to", m.reclaimed.clone());
         registry.register("mda_rule_actions", "What rules of accounts did with messages", m.rules.clone());
         registry.register("mda_logins_failed", "Logins with wrong credentials", m.logins_failed.clone());
@@ -192,6 +199,10 @@ impl Metrics {
             let oldest = of("due").map_or(0.0, |d| d.oldest_seconds.max(0.0));
             self.oldest_due.get_or_create(&StreamLabel { stream: name(stream) }).set(oldest);
         }
+    }
+
+    pub fn set_aside(&self, deliveries: i64) {
+        self.set_aside.set(deliveries);
     }
 
     pub fn reclaimed(&self, n: u64) {

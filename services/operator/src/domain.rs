@@ -84,7 +84,7 @@ pub fn on_error(_: Arc<Domain>, error: &Error, _: Arc<Context>) -> Action {
 }
 
 async fn apply(domain: &Domain, context: &Context, api: &Api<Domain>) -> Result<Action, Error> {
-    let request = CreateDomainRequest { name: domain.spec.name.clone() };
+    let request = CreateDomainRequest { name: domain.spec.name.clone(), ..Default::default() };
     let created = match context.admin.clone().create_domain(request).await {
         Ok(answer) => answer.into_inner(),
         Err(status) => {

@@ -1,15 +1,18 @@
-//! `postroad admin`: domains, accounts, aliases.
+//! `postroad admin`: tenants, domains, accounts, aliases and groups; mail in and out of other formats.
+
+mod app_password;
+mod tenant;
+mod transfer;
 
 use std::io::{BufRead as _, Read as _};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use proto::admin::{self, admin_client::AdminClient};
-use runtime::grpc::Channel;
+use proto::admin;
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Site, refused},
+    client::{Admin, Site, refused},
     rules, text,
 };
 
@@ -32,7 +35,7 @@ enum Subject {
     /// Mailboxes and who may log in
     #[command(subcommand)]
     Account(Account),
-    /// Addresses that lead to others
+    /// Addresses that lead to others; "@example.com" takes what has no other address
     #[command(subcommand)]
     Alias(Alias),
     /// Scripts that sort an account's mail (RFC 5228)
@@ -44,6 +47,19 @@ enum Subject {
     /// Mail that goes on to other addresses
     #[command(subcommand)]
     Forward(rules::Forward),
+    /// Addresses with members, who get its mail and cannot send as it
+    #[command(subcommand)]
+    Group(Group),
+    /// Customers, with domains and limits of their own
+    #[command(subcommand)]
+    Tenant(tenant::Tenant),
+    /// Passwords for one program each
+    #[command(subcommand)]
+    AppPassword(app_password::AppPassword),
+    /// Bring a Maildir or mbox into an account; asked again, it goes on where it was
+    Import(transfer::Import),
+    /// Write an account's mail as Maildir or mbox; asked again, it goes on where it was
+    Export(transfer::Export),
 }
 
 #[derive(Debug, Subcommand)]
@@ -51,6 +67,9 @@ enum Domain {
     /// Accept mail for a domain, and make its DKIM keys; does nothing when it is there
     Add {
         domain: String,
+        /// Whose it is
+        #[arg(long, default_value = "")]
+        tenant: String,
     },
     List,
     /// Remove a domain that has no accounts and aliases
@@ -72,6 +91,28 @@ enum Account {
         /// Bytes of mail; 0 is no limit
         #[arg(long, default_value_t = 0)]
         quota: u64,
+        /// Messages; 0 is no limit
+        #[arg(long, default_value_t = 0)]
+        quota_messages: u64,
+        /// It submits mail and has none
+        #[arg(long)]
+        send_only: bool,
+    },
+    /// Limit what an account may hold
+    Quota {
+        address: String,
+        /// Bytes of mail; 0 is no limit
+        #[arg(long)]
+        bytes: u64,
+        /// Messages; 0 is no limit
+        #[arg(long, default_value_t = 0)]
+        messages: u64,
+    },
+    /// Whether an account only submits mail and takes none
+    SendOnly {
+        address: String,
+        #[arg(action = clap::ArgAction::Set)]
+        send_only: bool,
     },
     /// Set a new password
     Passwd {
@@ -147,10 +188,22 @@ impl From<Show> for admin::pop3::Show {
 }
 
 #[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
 struct Password {
     /// Read the password from standard input, its first line
-    #[arg(long, required = true)]
+    #[arg(long)]
     password_stdin: bool,
+    /// Read a hash of another server instead, such as {SHA512-CRYPT}$6$…
+    #[arg(long)]
+    password_hash_stdin: bool,
+}
+
+impl Password {
+    /// The password, or the hash of one.
+    fn read(&self) -> anyhow::Result<(String, String)> {
+        let line = read_password()?;
+        Ok(if self.password_hash_stdin { (String::new(), line) } else { (line, String::new()) })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -169,6 +222,24 @@ enum Alias {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Group {
+    /// Add members; the group is made when it is missing
+    Add {
+        address: String,
+        #[arg(required = true)]
+        members: Vec<String>,
+    },
+    /// Take members out
+    Drop {
+        address: String,
+        #[arg(required = true)]
+        members: Vec<String>,
+    },
+    /// Remove the group itself
+    Remove { address: String },
+}
+
 /// What is printed: lines for people, a document for programs.
 pub(crate) struct Answer {
     pub lines: Vec<String>,
@@ -176,7 +247,7 @@ pub(crate) struct Answer {
 }
 
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let client = options.site.admin()?;
+    let mut client = options.site.admin()?;
     let answer = match options.subject {
         Subject::Domain(domain) => domain.run(client, options.site.hostname()).await?,
         Subject::Account(account) => account.run(client).await?,
@@ -184,6 +255,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Subject::Sieve(sieve) => sieve.run(options.site.rules()?).await?,
         Subject::Vacation(vacation) => vacation.run(options.site.rules()?).await?,
         Subject::Forward(forward) => forward.run(options.site.rules()?).await?,
+        Subject::Group(group) => group.run(client).await?,
+        Subject::Tenant(tenant) => tenant.run(client, &options.site).await?,
+        Subject::AppPassword(app_password) => app_password.run(client).await?,
+        Subject::Import(import) => import.run(&mut client, options.site.mailboxes()?).await?,
+        Subject::Export(export) => export.run(&mut client, options.site.mailboxes()?).await?,
     };
     if options.site.json {
         println!("{}", answer.document);
@@ -196,10 +272,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 impl Domain {
-    async fn run(self, mut client: AdminClient<Channel>, hostname: Option<String>) -> anyhow::Result<Answer> {
+    async fn run(self, mut client: Admin, hostname: Option<String>) -> anyhow::Result<Answer> {
         Ok(match self {
-            Domain::Add { domain } => {
-                let request = admin::CreateDomainRequest { name: domain };
+            Domain::Add { domain, tenant } => {
+                let request = admin::CreateDomainRequest { name: domain, tenant };
                 let domain = client.create_domain(request).await.map_err(refused)?.into_inner();
                 Answer { lines: vec![format!("domain {} is there", domain.name)], document: dns_document(&domain) }
             }
@@ -244,14 +320,31 @@ fn dns_document(domain: &admin::Domain) -> Value {
 }
 
 impl Account {
-    async fn run(self, mut client: AdminClient<Channel>) -> anyhow::Result<Answer> {
+    async fn run(self, mut client: Admin) -> anyhow::Result<Answer> {
         let (account, done) = match self {
-            Account::Add { address, password: _, quota } => {
-                let request = admin::CreateAccountRequest { address, password: read_password()?, quota_bytes: quota };
+            Account::Add { address, password, quota, quota_messages, send_only } => {
+                let (password, password_hash) = password.read()?;
+                let request = admin::CreateAccountRequest {
+                    address,
+                    password,
+                    quota_bytes: quota,
+                    quota_messages,
+                    password_hash,
+                    send_only,
+                };
                 (client.create_account(request).await, "created")
             }
-            Account::Passwd { address, password: _ } => {
-                let request = admin::SetPasswordRequest { address, password: read_password()? };
+            Account::Quota { address, bytes, messages } => {
+                let request = admin::SetQuotaRequest { address, quota_bytes: bytes, quota_messages: messages };
+                (client.set_quota(request).await, "has a new limit")
+            }
+            Account::SendOnly { address, send_only } => {
+                let request = admin::SetSendOnlyRequest { address, send_only };
+                (client.set_send_only(request).await, if send_only { "takes no mail" } else { "takes mail" })
+            }
+            Account::Passwd { address, password } => {
+                let (password, password_hash) = password.read()?;
+                let request = admin::SetPasswordRequest { address, password, password_hash };
                 (client.set_password(request).await, "has a new password")
             }
             Account::Disable { address } => {
@@ -290,7 +383,7 @@ impl Account {
                 return Ok(Answer { lines, document: json!({ "removed": address }) });
             }
             Account::List { domain } => {
-                let request = admin::ListAccountsRequest { domain: domain.unwrap_or_default() };
+                let request = admin::ListAccountsRequest { domain: domain.unwrap_or_default(), address: String::new() };
                 let accounts = client.list_accounts(request).await.map_err(refused)?.into_inner().accounts;
                 let lines = accounts.iter().map(account_line).collect();
                 return Ok(Answer { lines, document: accounts.iter().map(account_document).collect() });
@@ -303,8 +396,14 @@ impl Account {
 
 fn account_line(account: &admin::Account) -> String {
     let quota = if account.quota_bytes == 0 { "no limit".to_owned() } else { format!("of {}", account.quota_bytes) };
+    let messages =
+        if account.quota_messages == 0 { String::new() } else { format!(" of {}", account.quota_messages) };
     let disabled = if account.disabled { "  disabled" } else { "" };
-    format!("{}  {} bytes ({quota}){disabled}", account.address, account.used_bytes)
+    let send_only = if account.send_only { "  send-only" } else { "" };
+    format!(
+        "{}  {} bytes ({quota})  {}{messages} messages{disabled}{send_only}",
+        account.address, account.used_bytes, account.used_messages
+    )
 }
 
 fn pop3_words(account: &admin::Account) -> (String, String) {
@@ -322,6 +421,10 @@ fn account_document(account: &admin::Account) -> Value {
         "quota_bytes": account.quota_bytes,
         "used_bytes": account.used_bytes,
         "daily_recipients": account.daily_recipients,
+        "quota_messages": account.quota_messages,
+        "used_messages": account.used_messages,
+        "send_only": account.send_only,
+        "tenant": account.tenant,
     })
 }
 
@@ -338,7 +441,7 @@ fn read_password() -> anyhow::Result<String> {
 }
 
 impl Alias {
-    async fn run(self, mut client: AdminClient<Channel>) -> anyhow::Result<Answer> {
+    async fn run(self, mut client: Admin) -> anyhow::Result<Answer> {
         Ok(match self {
             Alias::Add { address, targets } => {
                 let request = admin::SetAliasRequest { address, targets };
@@ -362,10 +465,23 @@ impl Alias {
     }
 }
 
+impl Group {
+    async fn run(self, mut client: Admin) -> anyhow::Result<Answer> {
+        let request = match self {
+            Group::Add { address, members } => admin::ChangeGroupRequest { address, add: members, remove: Vec::new() },
+            Group::Drop { address, members } => admin::ChangeGroupRequest { address, add: Vec::new(), remove: members },
+            Group::Remove { address } => return Alias::Remove { address }.run(client).await,
+        };
+        let group = client.change_group(request).await.map_err(refused)?.into_inner();
+        Ok(Answer { lines: vec![alias_line(&group)], document: alias_document(&group) })
+    }
+}
+
 fn alias_line(alias: &admin::Alias) -> String {
-    format!("{} -> {}", alias.address, alias.targets.join(", "))
+    let group = if alias.group { "  (group)" } else { "" };
+    format!("{} -> {}{group}", alias.address, alias.targets.join(", "))
 }
 
 fn alias_document(alias: &admin::Alias) -> Value {
-    json!({ "address": alias.address, "targets": alias.targets })
+    json!({ "address": alias.address, "targets": alias.targets, "group": alias.group })
 }

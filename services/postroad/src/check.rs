@@ -12,8 +12,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Args;
-use proto::admin::{self, admin_client::AdminClient};
-use runtime::grpc::Channel;
+use proto::admin;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
@@ -25,7 +24,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use uuid::Uuid;
 
-use crate::client::{Site, refused};
+use crate::client::{Admin, Site, refused};
 
 /// No line of a server of ours is longer.
 const MAX_LINE: u64 = 64 * 1024;
@@ -74,9 +73,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     outcome
 }
 
-async fn deliver(options: &Options, admin: &mut AdminClient<Channel>, address: &str) -> anyhow::Result<()> {
+async fn deliver(options: &Options, admin: &mut Admin, address: &str) -> anyhow::Result<()> {
     let password = Uuid::new_v4().to_string();
-    let domain = admin::CreateDomainRequest { name: options.domain.clone() };
+    let domain = admin::CreateDomainRequest { name: options.domain.clone(), ..Default::default() };
     admin.create_domain(domain).await.map_err(refused).context("domain")?;
     let account =
         admin::CreateAccountRequest { address: address.to_owned(), password: password.clone(), ..Default::default() };

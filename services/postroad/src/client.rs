@@ -11,12 +11,15 @@ use proto::{
     MAX_GRPC_MESSAGE,
     admin::{Domain, admin_client::AdminClient},
     journey::journey_client::JourneyClient,
+    mailboxes::mailboxes_client::MailboxesClient,
     rules::rules_client::RulesClient,
 };
 use runtime::grpc::{Channel, Peers, TlsFiles};
+use tonic::codegen::{Service, http};
 
 /// How long an answer may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(3_600);
 
 /// Which Postroad is meant.
 #[derive(Debug, clap::Args)]
@@ -33,14 +36,25 @@ pub struct Site {
     /// With --grpc-tls: the name in mda's certificate, when --mda is a forwarded port
     #[arg(long, global = true, value_name = "NAME", env = "POSTROAD_GRPC_SERVER_NAME")]
     grpc_server_name: Option<String>,
+    /// See and change what belongs to one tenant only
+    #[arg(long, global = true, value_name = "NAME")]
+    as_tenant: Option<String>,
     /// Answer in JSON, one document
     #[arg(long, global = true)]
     pub json: bool,
 }
 
 impl Site {
-    pub fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
-        Ok(AdminClient::new(self.channel()?).max_decoding_message_size(MAX_GRPC_MESSAGE))
+    pub fn admin(&self) -> anyhow::Result<Admin> {
+        let tenant = self.as_tenant.as_deref().map(str::parse).transpose();
+        let tenant = tenant.map_err(|_| anyhow::anyhow!("--as-tenant: expected the name of a tenant"))?;
+        let client = AdminClient::new(AsTenant { channel: self.channel()?, tenant });
+        Ok(client.max_decoding_message_size(MAX_GRPC_MESSAGE))
+    }
+
+    /// For whole mailboxes: a call may take long.
+    pub fn mailboxes(&self) -> anyhow::Result<MailboxesClient<Channel>> {
+        Ok(MailboxesClient::new(self.channel_for(TRANSFER_DEADLINE)?).max_decoding_message_size(MAX_GRPC_MESSAGE))
     }
 
     pub fn journey(&self) -> anyhow::Result<JourneyClient<Channel>> {
@@ -68,6 +82,10 @@ impl Site {
     }
 
     fn channel(&self) -> anyhow::Result<Channel> {
+        self.channel_for(DEADLINE)
+    }
+
+    fn channel_for(&self, deadline: Duration) -> anyhow::Result<Channel> {
         let peers = match (&self.mda, &self.data) {
             (Some(mda), _) => mda.clone(),
             (None, Some(data)) => addresses(data)?,
@@ -77,7 +95,35 @@ impl Site {
             self.secure(folder)?;
         }
         let peers = Peers::try_from(peers.clone()).map_err(|e| anyhow::anyhow!("{peers}: {e}"))?;
-        Ok(runtime::grpc::channel(&peers, DEADLINE))
+        Ok(runtime::grpc::channel(&peers, deadline))
+    }
+}
+
+pub type Admin = AdminClient<AsTenant>;
+
+/// Says in each call whose things are meant.
+#[derive(Clone)]
+pub struct AsTenant {
+    channel: Channel,
+    tenant: Option<http::HeaderValue>,
+}
+
+type Call = http::Request<tonic::body::Body>;
+
+impl Service<Call> for AsTenant {
+    type Response = <Channel as Service<Call>>::Response;
+    type Error = <Channel as Service<Call>>::Error;
+    type Future = <Channel as Service<Call>>::Future;
+
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        self.channel.poll_ready(context)
+    }
+
+    fn call(&mut self, mut call: Call) -> Self::Future {
+        if let Some(tenant) = &self.tenant {
+            call.headers_mut().insert("postroad-tenant", tenant.clone());
+        }
+        self.channel.call(call)
     }
 }
 
@@ -104,7 +150,7 @@ fn addresses(data: &std::path::Path) -> anyhow::Result<String> {
 /// Creates a domain, or finds it there (used by `up --domain`).
 pub async fn create_domain(mda: &Peers, name: &str) -> anyhow::Result<Domain> {
     let mut admin = AdminClient::new(runtime::grpc::channel(mda, DEADLINE));
-    let request = proto::admin::CreateDomainRequest { name: name.to_owned() };
+    let request = proto::admin::CreateDomainRequest { name: name.to_owned(), ..Default::default() };
     let answer = admin.create_domain(request).await.map_err(refused).with_context(|| format!("domain {name}"))?;
     Ok(answer.into_inner())
 }

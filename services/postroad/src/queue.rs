@@ -3,13 +3,12 @@
 use clap::{Args, Subcommand};
 use proto::admin::{
     ChangeQueueRequest, ListPausedDestinationsRequest, ListQueueRequest, PauseDestinationRequest, QueueEntry,
-    ResumeDestinationRequest, admin_client::AdminClient, change_queue_request::Action,
+    ResumeDestinationRequest, change_queue_request::Action,
 };
-use runtime::grpc::Channel;
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Site, refused},
+    client::{Admin, Site, refused},
     text,
 };
 
@@ -84,6 +83,9 @@ struct Filter {
     /// Only what is held
     #[arg(long)]
     held: bool,
+    /// Only what was set aside because nobody could work on it
+    #[arg(long)]
+    set_aside: bool,
 }
 
 #[derive(Debug, Args)]
@@ -114,7 +116,7 @@ fn seconds(text: &str) -> Result<u64, String> {
 impl Filter {
     fn is_empty(&self) -> bool {
         let texts = [&self.sender, &self.recipient, &self.domain, &self.tenant, &self.last_reply];
-        texts.iter().all(|t| t.is_none()) && self.older_than.is_none() && !self.held
+        texts.iter().all(|t| t.is_none()) && self.older_than.is_none() && !self.held && !self.set_aside
     }
 
     fn request(self, queue_id: Option<String>, limit: u32) -> ListQueueRequest {
@@ -128,6 +130,7 @@ impl Filter {
             older_than_seconds: self.older_than.unwrap_or_default(),
             last_reply: self.last_reply.unwrap_or_default(),
             held: self.held,
+            set_aside: self.set_aside,
         }
     }
 }
@@ -173,7 +176,7 @@ fn say(json: bool, key: &str, number: u32, words: &str) {
 }
 
 async fn change(
-    client: &mut AdminClient<Channel>,
+    client: &mut Admin,
     action: Action,
     which: Which,
     redirect_to: String,
@@ -194,7 +197,7 @@ async fn change(
     }
 }
 
-async fn paused(client: &mut AdminClient<Channel>, json: bool) -> anyhow::Result<()> {
+async fn paused(client: &mut Admin, json: bool) -> anyhow::Result<()> {
     let answer = client.list_paused_destinations(ListPausedDestinationsRequest {}).await.map_err(refused)?;
     let all = answer.into_inner().destinations;
     if json {
@@ -215,6 +218,7 @@ fn print(entries: &[QueueEntry], json: bool) {
     }
     for e in entries {
         let state = match e {
+            e if e.set_aside => "set aside".to_owned(),
             e if e.held => "held".to_owned(),
             e if e.leased => "being tried".to_owned(),
             e => format!("next {}", text::time(e.next_attempt_ms)),
@@ -244,6 +248,7 @@ fn document(e: &QueueEntry) -> Value {
         "accepted_at": text::time(e.accepted_at_ms),
         "next_attempt": text::time(e.next_attempt_ms),
         "held": e.held,
+        "set_aside": e.set_aside,
         "leased": e.leased,
         "last_text": e.last_text,
         "size": e.size,

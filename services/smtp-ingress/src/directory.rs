@@ -40,12 +40,14 @@ impl Directory {
         }
     }
 
-    /// Where mail for `address` goes; only who `may_relay` reaches other domains.
+    /// Where mail for `address` goes; only who `may_relay` reaches other domains. A declared size
+    /// (RFC 1870 §6.1) that the mailbox has no room for is refused before it is sent.
     pub async fn resolve(
         &self,
         address: &Address,
         may_relay: bool,
         over_quota: OverQuota,
+        size: Option<u64>,
     ) -> Result<Vec<Target>, Refusal> {
         let key = address.to_string();
         let resolution = match self.recipients.get(&key) {
@@ -60,6 +62,9 @@ impl Directory {
             }
         };
         match resolution.kind() {
+            Kind::Local if resolution.room.zip(size).is_some_and(|(room, size)| size > room) => {
+                Err(Refusal::over_quota(over_quota))
+            }
             Kind::Local => Ok(resolution.targets.iter().filter_map(target).collect()),
             Kind::Remote if may_relay => Ok(vec![Target { to: Some(To::Remote(address.to_string())) }]),
             Kind::Remote => Err(Refusal::relay_denied()),

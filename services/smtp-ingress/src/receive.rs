@@ -76,6 +76,7 @@ impl Parts {
         let mut envelope = arrival.transaction.envelope();
         envelope.account_id = arrival.account.map_or(0, |a| a.account_id);
         envelope.junk = prepared.junk;
+        envelope.refuse_over_quota = true;
         // Recipients that were refused, then what was found about the message.
         envelope.events = vec![received_event(&arrival, at_ms)];
         envelope.events.extend(arrival.transaction.take_told().0);
@@ -83,7 +84,11 @@ impl Parts {
         let trace_id = telemetry::trace_id(&envelope.traceparent).to_owned();
         self.spool.accept(envelope, &prepared.pieces).await.map_err(|status| {
             info!(mail.queue_id = %arrival.transaction.queue_id, error = %status, "not accepted");
-            Refusal::of_status(&status)
+            // Only now the size is known.
+            match status.code() {
+                tonic::Code::PermissionDenied => Refusal::over_quota(self.config.over_quota),
+                _ => Refusal::of_status(&status),
+            }
         })?;
         let size = prepared.pieces.iter().map(Bytes::len).sum();
         self.metrics.accept(arrival.role, size);

@@ -18,7 +18,7 @@ use crate::site::Site;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Statements that count what must not be.
-const RECOUNTS: [(&str, &str); 6] = [
+const RECOUNTS: [(&str, &str); 7] = [
     ("open deliveries", "select count(*) from deliveries"),
     (
         "mailboxes whose counters differ from a recount",
@@ -28,6 +28,13 @@ const RECOUNTS: [(&str, &str); 6] = [
              from messages m where m.account_id = b.account_id and m.mailbox_id = b.id) c on true
          where (b.messages, b.unseen, b.size) <> (c.n, c.unseen, c.size)
             or b.uid_next <= c.uid or b.highest_modseq < c.modseq",
+    ),
+    (
+        "quotas that differ from a recount",
+        "select count(*) from quotas q cross join lateral (
+             select coalesce(sum(m.size), 0) bytes, count(*) messages from messages m join accounts a on a.id = m.account_id
+             where (q.account_id = 0 and a.tenant_id = q.tenant_id) or a.id = q.account_id) c
+         where (q.bytes, q.messages) <> (c.bytes, c.messages)",
     ),
     (
         "contents that nothing refers to",

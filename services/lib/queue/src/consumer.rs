@@ -3,11 +3,10 @@ use std::time::{Duration, Instant};
 use proto::spool::DeliveryId;
 use redis::{
     RedisResult,
-    aio::ConnectionManager,
     streams::{StreamAutoClaimReply, StreamId, StreamInfoConsumersReply, StreamReadReply},
 };
 
-use crate::{GROUP, QueueError, Stream, Url, connection, latency::timed};
+use crate::{GROUP, QueueError, Stream, Url, connection, connection::Connection, latency::timed};
 
 /// One read waits this long for entries.
 const BLOCK: Duration = Duration::from_secs(2);
@@ -25,11 +24,13 @@ pub struct Entry {
     pub delivery: DeliveryId,
     /// W3C trace context of the message.
     pub traceparent: String,
+    /// As in [`crate::Item`].
+    pub handed_out: u32,
 }
 
 /// Reads one stream as one member of its group.
 pub struct Consumer {
-    connection: ConnectionManager,
+    connection: Connection,
     acknowledger: Acknowledger,
     name: String,
     batch: usize,
@@ -39,7 +40,7 @@ pub struct Consumer {
 /// Finishes entries; shared by all tasks that work on them.
 #[derive(Clone)]
 pub struct Acknowledger {
-    connection: ConnectionManager,
+    connection: Connection,
     stream: Stream,
 }
 
@@ -163,7 +164,8 @@ impl Consumer {
             match delivery {
                 Some(delivery) => {
                     let traceparent = id.get("t").unwrap_or_default();
-                    entries.push(Entry { stream_id: id.id, delivery, traceparent });
+                    let handed_out = id.get("n").unwrap_or_default();
+                    entries.push(Entry { stream_id: id.id, delivery, traceparent, handed_out });
                 }
                 None => unreadable.push(id.id),
             }

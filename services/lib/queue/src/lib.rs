@@ -11,6 +11,7 @@
 //! mda ── Wakes::publish ─▶ postroad:wake     ── watch_wakes ─────▶ mda, for IDLE sessions
 //! ```
 
+mod connection;
 mod consumer;
 mod latency;
 mod producer;
@@ -18,27 +19,15 @@ mod rates;
 mod turns;
 mod wakes;
 
-use std::time::Duration;
-
-pub use latency::register;
+pub use connection::Url;
 pub use consumer::{Acknowledger, Consumer, Entry};
+pub use latency::register;
 pub use producer::{Item, Producer};
 pub use rates::{Penalty, Rate, Rates};
 pub use turns::{Allowance, Turn, Turns};
 pub use wakes::{Wakes, watch_wakes};
 
-/// `redis://[:password@]host:port/`, `rediss://…` with TLS, or `redis+unix:///path/to/socket`.
-#[derive(Debug, Clone, serde::Deserialize)]
-#[serde(try_from = "String")]
-pub struct Url(redis::Client);
-
-impl TryFrom<String> for Url {
-    type Error = String;
-
-    fn try_from(url: String) -> Result<Self, String> {
-        redis::Client::open(url.as_str()).map(Self).map_err(|e| format!("expected a Redis URL: {e}"))
-    }
-}
+use crate::connection::connection;
 
 /// Redis is away or refuses. Always transient: the dispatcher repairs what was not added.
 #[derive(Debug, thiserror::Error)]
@@ -65,17 +54,3 @@ impl Stream {
 
 /// The one consumer group of each stream.
 const GROUP: &str = "workers";
-
-/// A connection that comes back by itself. `patience` bounds the wait for one answer.
-fn connection(url: &Url, patience: Duration) -> redis::aio::ConnectionManager {
-    let config = redis::aio::ConnectionManagerConfig::new()
-        .set_number_of_retries(1)
-        .set_max_delay(Duration::from_millis(500))
-        .set_connection_timeout(Some(Duration::from_secs(2)))
-        .set_response_timeout(Some(patience));
-    match redis::aio::ConnectionManager::new_lazy_with_config(url.0.clone(), config) {
-        Ok(connection) => connection,
-        // Fails only for a configuration that subscribes without a receiver; ours does not.
-        Err(e) => unreachable!("connection configuration: {e}"),
-    }
-}

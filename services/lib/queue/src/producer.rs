@@ -1,13 +1,11 @@
 use std::time::Duration;
 
-use redis::aio::ConnectionManager;
-
-use crate::{QueueError, Stream, Url, connection, latency::timed};
+use crate::{QueueError, Stream, Url, connection, connection::Connection, latency::timed};
 
 /// Adds deliveries to the streams.
 #[derive(Clone)]
 pub struct Producer {
-    connection: ConnectionManager,
+    connection: Connection,
 }
 
 /// What an entry carries.
@@ -17,6 +15,8 @@ pub struct Item {
     pub number: u32,
     /// W3C trace context of the message.
     pub traceparent: String,
+    /// How often it was handed out before and came back; 0 the first time.
+    pub handed_out: u32,
 }
 
 impl Producer {
@@ -31,15 +31,12 @@ impl Producer {
         pipeline.atomic();
         for item in items {
             let delivery = format!("{}/{}", item.queue_id, item.number);
-            pipeline
-                .cmd("XADD")
-                .arg(stream.key())
-                .arg("*")
-                .arg("d")
-                .arg(delivery)
-                .arg("t")
-                .arg(&item.traceparent)
-                .ignore();
+            let add = pipeline.cmd("XADD").arg(stream.key()).arg("*").arg("d").arg(delivery);
+            add.arg("t").arg(&item.traceparent);
+            if item.handed_out > 0 {
+                add.arg("n").arg(item.handed_out);
+            }
+            add.ignore();
         }
         pipeline.cmd("XLEN").arg(stream.key());
         let (length,): (usize,) = timed("add", pipeline.query_async(&mut self.connection.clone())).await?;

@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{Script, aio::ConnectionManager};
+use redis::Script;
 use serde::Deserialize;
 
-use crate::{QueueError, Url, connection, latency::timed};
+use crate::{QueueError, Url, connection, connection::Connection, latency::timed};
 
 const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE_MS: u64 = 1_000;
@@ -64,7 +64,7 @@ pub struct Penalty {
 
 #[derive(Clone)]
 pub struct Rates {
-    connection: ConnectionManager,
+    connection: Connection,
     scripts: Arc<Scripts>,
     started: Instant,
     /// Milliseconds after `started` until when nobody asks.

@@ -6,9 +6,9 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use redis::{Script, aio::ConnectionManager};
+use redis::Script;
 
-use crate::{QueueError, Url, connection, latency::timed};
+use crate::{QueueError, Url, connection, connection::Connection, latency::timed};
 
 /// Forgotten after so long without traffic.
 const FORGET_MS: u64 = 24 * 60 * 60 * 1000;
@@ -112,7 +112,7 @@ return 0",
 /// relay keeps to its own limits.
 #[derive(Clone)]
 pub struct Turns {
-    connection: ConnectionManager,
+    connection: Connection,
 }
 
 /// A hash tag, so that both keys are on one node of a Redis Cluster.
@@ -148,13 +148,13 @@ impl Turns {
     /// Keeps connections from being taken for dead.
     pub async fn renew(&self, held: &[(String, String)], lease: Duration) -> Result<(), QueueError> {
         let until = now_ms().saturating_add(millis(lease));
-        let mut pipeline = redis::pipe();
-        for (destination, holder) in held {
-            // XX: one that was flushed away is not brought back.
-            let key = key(destination, "connections");
-            pipeline.cmd("ZADD").arg(key).arg("XX").arg(until).arg(holder).ignore();
-        }
-        if !held.is_empty() {
+        for held in held.chunks(self.pipeline_length()) {
+            let mut pipeline = redis::pipe();
+            for (destination, holder) in held {
+                // XX: one that was flushed away is not brought back.
+                let key = key(destination, "connections");
+                pipeline.cmd("ZADD").arg(key).arg("XX").arg(until).arg(holder).ignore();
+            }
             pipeline.query_async::<()>(&mut self.connection.clone()).await?;
         }
         Ok(())
@@ -200,14 +200,19 @@ impl Turns {
 
     /// Nothing is held against these any more: an operator wants them tried.
     pub async fn forgive(&self, destinations: &[String]) -> Result<(), QueueError> {
-        let mut pipeline = redis::pipe();
-        for destination in destinations {
-            pipeline.cmd("HDEL").arg(key(destination, "state")).arg("until").arg("words").ignore();
-        }
-        if !destinations.is_empty() {
+        for destinations in destinations.chunks(self.pipeline_length()) {
+            let mut pipeline = redis::pipe();
+            for destination in destinations {
+                pipeline.cmd("HDEL").arg(key(destination, "state")).arg("until").arg("words").ignore();
+            }
             pipeline.query_async::<()>(&mut self.connection.clone()).await?;
         }
         Ok(())
+    }
+
+    /// Destinations are on different nodes of a cluster.
+    fn pipeline_length(&self) -> usize {
+        if self.connection.is_cluster() { 1 } else { 1_000 }
     }
 
     /// Half as many connections from now on.

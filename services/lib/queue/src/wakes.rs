@@ -1,9 +1,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use redis::aio::ConnectionManager;
-
-use crate::{QueueError, Url, connection, latency::timed};
+use crate::{QueueError, Url, connection, connection::Connection, latency::timed};
 
 const CHANNEL: &str = "postroad:wake";
 
@@ -11,7 +9,7 @@ const CHANNEL: &str = "postroad:wake";
 /// A wake that is lost costs time, not truth: sessions also look by themselves.
 #[derive(Clone)]
 pub struct Wakes {
-    connection: ConnectionManager,
+    connection: Connection,
 }
 
 impl Wakes {
@@ -35,7 +33,11 @@ impl Wakes {
 /// `None` means that wakes may have been lost: everybody should look.
 pub async fn watch_wakes(url: Url, mut woken: impl FnMut(Option<u64>)) {
     loop {
-        match url.0.get_async_pubsub().await {
+        let subscription = match url.publisher().await {
+            Ok(client) => client.get_async_pubsub().await,
+            Err(e) => Err(e),
+        };
+        match subscription {
             Ok(mut subscription) => match subscription.subscribe(CHANNEL).await {
                 Ok(()) => {
                     woken(None);

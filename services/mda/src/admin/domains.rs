@@ -3,18 +3,24 @@ use proto::admin::{DeleteDomainResponse, DnsRecord, Domain as Answer, ListDomain
 use sqlx::PgPool;
 use tonic::Status;
 
-use super::dkim;
+use super::{dkim, scope::Scope};
 use crate::database::status;
 
-pub async fn create(pool: &PgPool, domain: &Domain) -> Result<Answer, Status> {
+pub async fn create(pool: &PgPool, domain: &Domain, tenant: &str) -> Result<Answer, Status> {
+    let tenant = if tenant.is_empty() { "default" } else { tenant };
     let created = sqlx::query(
-        "insert into domains (name, tenant_id) select $1, id from tenants where name = 'default' on conflict do nothing",
+        "insert into domains (name, tenant_id) select $1, id from tenants where name = $2 on conflict do nothing",
     )
     .bind(domain.as_str())
+    .bind(tenant)
     .execute(pool)
     .await
     .map_err(status)?
     .rows_affected();
+    let owner = owner(pool, domain).await?;
+    if owner.is_none() {
+        return Err(Status::failed_precondition(format!("tenant {tenant:?} does not exist")));
+    }
     let has_keys: bool = sqlx::query_scalar("select exists (select from dkim_keys where domain = $1)")
         .bind(domain.as_str())
         .fetch_one(pool)
@@ -41,15 +47,18 @@ pub async fn create(pool: &PgPool, domain: &Domain) -> Result<Answer, Status> {
     get(pool, domain).await
 }
 
-pub async fn get(pool: &PgPool, domain: &Domain) -> Result<Answer, Status> {
-    let exists: bool = sqlx::query_scalar("select exists (select from domains where name = $1)")
+/// The tenant that it belongs to.
+async fn owner(pool: &PgPool, domain: &Domain) -> Result<Option<String>, Status> {
+    sqlx::query_scalar("select t.name from domains d join tenants t on t.id = d.tenant_id where d.name = $1")
         .bind(domain.as_str())
-        .fetch_one(pool)
+        .fetch_optional(pool)
         .await
-        .map_err(status)?;
-    if !exists {
-        return Err(Status::not_found(format!("domain {domain} is not ours")));
-    }
+        .map_err(status)
+}
+
+pub async fn get(pool: &PgPool, domain: &Domain) -> Result<Answer, Status> {
+    let tenant = owner(pool, domain).await?;
+    let tenant = tenant.ok_or_else(|| Status::not_found(format!("domain {domain} is not ours")))?;
     let keys: Vec<(String, String, String)> =
         sqlx::query_as("select selector, algorithm, public_key from dkim_keys where domain = $1 order by selector")
             .bind(domain.as_str())
@@ -64,11 +73,18 @@ pub async fn get(pool: &PgPool, domain: &Domain) -> Result<Answer, Status> {
         txt(domain.to_string(), "v=spf1 mx -all".into()),
         txt(format!("_dmarc.{domain}"), format!("v=DMARC1; p=reject; rua=mailto:postmaster@{domain}")),
     ];
-    Ok(Answer { name: domain.to_string(), records: dkim.chain(policies).collect() })
+    Ok(Answer { name: domain.to_string(), records: dkim.chain(policies).collect(), tenant })
 }
 
-pub async fn list(pool: &PgPool) -> Result<ListDomainsResponse, Status> {
-    let names = sqlx::query_scalar("select name from domains order by name").fetch_all(pool).await.map_err(status)?;
+pub async fn list(pool: &PgPool, scope: &Scope) -> Result<ListDomainsResponse, Status> {
+    let names = sqlx::query_scalar(
+        "select d.name from domains d join tenants t on t.id = d.tenant_id
+         where $1::text is null or t.name = $1 order by d.name",
+    )
+    .bind(scope.tenant())
+    .fetch_all(pool)
+    .await
+    .map_err(status)?;
     Ok(ListDomainsResponse { names })
 }
 

@@ -9,6 +9,7 @@ use proto::{
 use sqlx::{FromRow, PgPool, types::Uuid};
 use tonic::Status;
 
+use super::scope::Scope;
 use crate::{bounce::Bouncer, database::status, ids, spool::delivery_id};
 
 #[derive(FromRow)]
@@ -22,6 +23,7 @@ struct Row {
     accepted_at_ms: i64,
     next_attempt_ms: i64,
     held: bool,
+    set_aside: bool,
     leased: bool,
     last_text: String,
     size: i32,
@@ -39,6 +41,7 @@ impl From<Row> for QueueEntry {
             accepted_at_ms: row.accepted_at_ms,
             next_attempt_ms: row.next_attempt_ms,
             held: row.held,
+            set_aside: row.set_aside,
             leased: row.leased,
             last_text: row.last_text,
             size: u64::from(row.size.unsigned_abs()),
@@ -53,11 +56,10 @@ macro_rules! matching {
            and ($2 = '' or lower(s.reverse_path) = lower($2))
            and ($3 = '' or lower(d.recipient) = lower($3) or lower(d.remote) = lower($3))
            and ($4 = '' or lower(split_part(coalesce(d.remote, d.recipient), '@', -1)) = lower($4))
-           and ($5 = '' or exists (select from accounts a join tenants t on t.id = a.tenant_id
-                                   where a.id = s.account_id and t.name = $5))
+           and ($5 = '' or exists (select from tenants t where t.id = d.tenant_id and t.name = $5))
            and s.accepted_at <= now() - $6 * interval '1 second'
            and ($7 = '' or position(lower($7) in lower(d.last_text)) > 0)
-           and (not $8 or d.held)"
+           and case $8 when 0 then true when 1 then d.held else d.set_aside_at is not null end"
     };
 }
 
@@ -87,13 +89,18 @@ impl Criteria {
     fn bind_as<'q, O>(&'q self, query: QueryAs<'q, O>) -> QueryAs<'q, O> {
         let f = &self.filter;
         let query = query.bind(self.queue_ids.as_deref()).bind(&f.sender).bind(&f.recipient).bind(&f.domain);
-        query.bind(&f.tenant).bind(self.age()).bind(&f.last_reply).bind(f.held)
+        query.bind(&f.tenant).bind(self.age()).bind(&f.last_reply).bind(self.state())
+    }
+
+    /// 0 any, 1 held, 2 set aside.
+    fn state(&self) -> i32 {
+        if self.filter.set_aside { 2 } else { i32::from(self.filter.held) }
     }
 
     fn bind<'q>(&'q self, query: Query<'q>) -> Query<'q> {
         let f = &self.filter;
         let query = query.bind(self.queue_ids.as_deref()).bind(&f.sender).bind(&f.recipient).bind(&f.domain);
-        query.bind(&f.tenant).bind(self.age()).bind(&f.last_reply).bind(f.held)
+        query.bind(&f.tenant).bind(self.age()).bind(&f.last_reply).bind(self.state())
     }
 }
 
@@ -102,14 +109,17 @@ const LIST: &str = concat!(
             d.remote is not null as is_remote, d.attempts,
             (extract(epoch from s.accepted_at) * 1000)::bigint as accepted_at_ms,
             (extract(epoch from d.not_before) * 1000)::bigint as next_attempt_ms,
-            d.held, coalesce(d.lease_until > now(), false) as leased, d.last_text, s.size
+            d.held, d.set_aside_at is not null as set_aside, coalesce(d.lease_until > now(), false) as leased, d.last_text, s.size
      from deliveries d join spool s using (queue_id)
      where ",
     matching!(),
     " order by s.accepted_at, d.queue_id, d.number limit $9"
 );
 
-pub async fn list(pool: &PgPool, request: ListQueueRequest) -> Result<ListQueueResponse, Status> {
+pub async fn list(pool: &PgPool, scope: &Scope, mut request: ListQueueRequest) -> Result<ListQueueResponse, Status> {
+    if let Some(tenant) = scope.tenant() {
+        request.tenant = tenant.to_owned();
+    }
     let criteria = Criteria::new(&[], request)?;
     let rows: Vec<Row> =
         criteria.bind_as(sqlx::query_as(LIST)).bind(criteria.limit(100)).fetch_all(pool).await.map_err(status)?;
@@ -138,11 +148,21 @@ fn statement(action: Action) -> Option<&'static str> {
         };
     }
     match action {
-        Action::Retry => Some(change!("not_before = now(), due_at = now()", "not d.held", "retry")),
-        Action::Hold => Some(change!("held = true", "not d.held", "held")),
-        Action::Release => Some(change!("held = false, not_before = now(), due_at = now()", "d.held", "released")),
+        Action::Retry => Some(change!(
+            "not_before = now(), due_at = now(), held = false, set_aside_at = null, lost = 0,
+             attempts = case when remote is null then 0 else attempts end",
+            "(not d.held or d.set_aside_at is not null)",
+            "retry"
+        )),
+        Action::Hold => Some(change!("held = true, set_aside_at = null", "not d.held", "held")),
+        Action::Release => Some(change!(
+            "held = false, not_before = now(), due_at = now(), set_aside_at = null, lost = 0,
+             attempts = case when remote is null then 0 else attempts end",
+            "d.held",
+            "released"
+        )),
         Action::Redirect => Some(change!(
-            "remote = $11, account_id = null, attempts = 0, not_before = now(), due_at = now(), held = false",
+            "remote = $11, account_id = null, attempts = 0, not_before = now(), due_at = now(), held = false, set_aside_at = null, lost = 0",
             "true",
             "redirected"
         )),
@@ -188,10 +208,14 @@ pub async fn change(
     pool: &PgPool,
     turns: &Turns,
     bouncer: &Bouncer,
-    request: ChangeQueueRequest,
+    scope: &Scope,
+    mut request: ChangeQueueRequest,
 ) -> Result<u32, Status> {
     if request.queue_ids.is_empty() && request.filter.is_none() {
         return Err(Status::invalid_argument("expected queue ids or a filter"));
+    }
+    if let Some(tenant) = scope.tenant() {
+        request.filter.get_or_insert_default().tenant = tenant.to_owned();
     }
     let action = request.action();
     let redirect_to = request.redirect_to.trim();

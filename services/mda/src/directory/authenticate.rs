@@ -24,6 +24,8 @@ const MAX_CERTIFIED: usize = 16;
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 /// One answer for every kind of wrong, in the same time: nobody learns which accounts exist.
 const WRONG: &str = "authentication failed";
+/// Checks that wait for a core; further ones hear "later" at once.
+const MAX_WAITING: usize = 512;
 
 /// A password, as it is stored: for PLAIN, and for SCRAM (RFC 5802).
 pub struct Secrets {
@@ -37,6 +39,7 @@ pub struct Secrets {
 #[derive(Clone)]
 pub struct Passwords {
     turns: Arc<Semaphore>,
+    places: Arc<Semaphore>,
     known: moka::sync::Cache<[u8; 32], ()>,
     /// Read once from the table `secrets`.
     secret: Arc<tokio::sync::OnceCell<Vec<u8>>>,
@@ -47,6 +50,7 @@ impl Default for Passwords {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             turns: Arc::new(Semaphore::new(cores)),
+            places: Arc::new(Semaphore::new(MAX_WAITING)),
             known: moka::sync::Cache::builder().max_capacity(100_000).time_to_live(Duration::from_secs(300)).build(),
             secret: Arc::default(),
         }
@@ -59,10 +63,8 @@ impl Passwords {
         if self.known.contains_key(&key) {
             return Ok(true);
         }
-        let _turn = self.turns.acquire().await.map_err(|_| Status::unavailable("shutting down"))?;
-        let is_right = tokio::task::spawn_blocking(move || password::is_right(&given, &stored))
-            .await
-            .map_err(|_| Status::internal("password check"))?;
+        let is_right =
+            self.in_turn(move || password::is_right(&given, &stored)).await?;
         if is_right {
             self.known.insert(key, ());
         }
@@ -71,17 +73,20 @@ impl Passwords {
 
     /// What is stored of a new password.
     pub async fn secrets(&self, given: String) -> Result<Secrets, Status> {
-        let _turn = self.turns.acquire().await.map_err(|_| Status::unavailable("shutting down"))?;
-        let derive = move || password::hash(&given).map(|hash| Secrets { hash, scram: password::scram(&given) });
-        tokio::task::spawn_blocking(derive)
-            .await
-            .map_err(|_| Status::internal("password hash"))?
+        self.in_turn(move || password::hash(&given).map(|hash| Secrets { hash, scram: password::scram(&given) }))
+            .await?
             .map_err(Status::invalid_argument)
     }
 
     async fn scram(&self, given: String) -> Result<String, Status> {
+        self.in_turn(move || password::scram(&given)).await
+    }
+
+    /// Off the async threads, as many at once as there are cores.
+    async fn in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+        let _place = self.places.try_acquire().map_err(|_| Status::unavailable("too many logins at once"))?;
         let _turn = self.turns.acquire().await.map_err(|_| Status::unavailable("shutting down"))?;
-        tokio::task::spawn_blocking(move || password::scram(&given)).await.map_err(|_| Status::internal("verifier"))
+        tokio::task::spawn_blocking(work).await.map_err(|_| Status::internal("password work"))
     }
 }
 
@@ -112,11 +117,19 @@ struct Row {
     password: String,
     scram: String,
     disabled: bool,
+    send_only: bool,
     tenant_id: i64,
     daily_recipients: i64,
+    /// The app password that was given, if it was one.
+    app_password: Option<i64>,
 }
 
 impl Row {
+    /// Whether it may log in there at all.
+    fn admits(&self, service: &str) -> bool {
+        !self.disabled && (!self.send_only || service == "smtp")
+    }
+
     fn success(self) -> Answer {
         Answer::Success(Account {
             account_id: ids::unsigned(self.id),
@@ -162,11 +175,11 @@ impl Exchange {
                     let next = requests.message().await?.ok_or_else(|| Status::cancelled("client is gone"))?;
                     server.step(&next.response)
                 }
-                sasl::Step::Verify(login) => return self.verify(login, &first.peer).await,
+                sasl::Step::Verify(login) => return self.verify(login, &first.peer, &first.service).await,
                 sasl::Step::FindVerifier { authzid, authcid } => {
                     let attempt = self.throttle.admit(&authcid, &first.peer).await?;
-                    let account =
-                        self.find(&authcid).await?.filter(|a| !a.disabled && acts_as_self(&authzid, &authcid));
+                    let account = self.find(&authcid).await?;
+                    let account = account.filter(|a| a.admits(&first.service) && acts_as_self(&authzid, &authcid));
                     let known = account.as_ref().and_then(|a| a.scram.parse().ok());
                     let verifier = match known {
                         Some(verifier) => verifier,
@@ -176,12 +189,12 @@ impl Exchange {
                     server.verifier(verifier, &nonce())
                 }
                 sasl::Step::Proven => return self.proven(candidate).await,
-                sasl::Step::CheckToken(bearer) => match self.token(&bearer, &first.peer).await? {
+                sasl::Step::CheckToken(bearer) => match self.token(&bearer, &first.peer, &first.service).await? {
                     Some(account) => return Ok(account.success()),
                     None => server.token_refused(),
                 },
                 sasl::Step::CheckCertificate { authzid } => {
-                    return self.certified(&authzid, &first.certificate_addresses).await;
+                    return self.certified(&authzid, &first).await;
                 }
                 sasl::Step::Failed(reason) => {
                     if let (Some((attempt, _)), sasl::Reason::Wrong) = (&candidate, reason) {
@@ -194,16 +207,21 @@ impl Exchange {
         }
     }
 
-    async fn verify(&self, login: sasl::Login, peer: &str) -> Result<Answer, Status> {
+    async fn verify(&self, login: sasl::Login, peer: &str, service: &str) -> Result<Answer, Status> {
         let attempt = self.throttle.admit(&login.authcid, peer).await?;
-        let account = self.find(&login.authcid).await?;
+        let account = self.find_with(&login.authcid, Some((&login.password, service))).await?;
         let acts_as_self = acts_as_self(&login.authzid, &login.authcid);
+        let is_app_password = account.as_ref().is_some_and(|a| a.app_password.is_some());
         let stored = account.as_ref().map_or_else(nobody, |a| a.password.clone());
-        let is_right = self.passwords.is_right(login.password.clone(), stored).await?;
-        match account.filter(|a| is_right && acts_as_self && !a.disabled) {
+        let is_right = is_app_password || self.passwords.is_right(login.password.clone(), stored).await?;
+        match account.filter(|a| is_right && acts_as_self && a.admits(service)) {
             Some(account) => {
                 self.throttle.succeeded(&attempt).await;
-                if account.scram.is_empty() {
+                if let Some(id) = account.app_password {
+                    self.used(account.id, id).await;
+                } else if !password::is_ours(&account.password) {
+                    self.replace_imported(&account, login.password).await;
+                } else if account.scram.is_empty() {
                     self.keep_verifier(&account, login.password).await;
                 }
                 Ok(account.success())
@@ -227,7 +245,7 @@ impl Exchange {
     }
 
     /// Whoever the issuer vouches for, when it is an account of ours, and the one that was asked for.
-    async fn token(&self, bearer: &sasl::Bearer, peer: &str) -> Result<Option<Row>, Status> {
+    async fn token(&self, bearer: &sasl::Bearer, peer: &str, service: &str) -> Result<Option<Row>, Status> {
         let Some(issuer) = &self.issuer else { return Ok(None) };
         // Who claims nobody is counted by where he is.
         let name = if bearer.authzid.is_empty() { peer } else { &bearer.authzid };
@@ -236,7 +254,7 @@ impl Exchange {
             Some(address) if acts_as_self(&bearer.authzid, &address) => self.find(&address).await?,
             _ => None,
         };
-        let account = account.filter(|a| !a.disabled);
+        let account = account.filter(|a| a.admits(service));
         match account.is_some() {
             true => self.throttle.succeeded(&attempt).await,
             false => self.throttle.failed(&attempt).await,
@@ -245,9 +263,10 @@ impl Exchange {
     }
 
     /// The first of the certificate's addresses that is an account, and the one that was asked for.
-    async fn certified(&self, authzid: &str, addresses: &[String]) -> Result<Answer, Status> {
+    async fn certified(&self, authzid: &str, first: &AuthenticateRequest) -> Result<Answer, Status> {
+        let addresses = &first.certificate_addresses;
         for address in addresses.iter().filter(|address| acts_as_self(authzid, address)).take(MAX_CERTIFIED) {
-            if let Some(account) = self.find(address).await?.filter(|a| !a.disabled) {
+            if let Some(account) = self.find(address).await?.filter(|a| a.admits(&first.service)) {
                 return Ok(account.success());
             }
         }
@@ -255,14 +274,54 @@ impl Exchange {
     }
 
     async fn find(&self, name: &str) -> Result<Option<Row>, Status> {
+        self.find_with(name, None).await
+    }
+
+    /// Also looks whether what was given is one of the account's app passwords for the service.
+    async fn find_with(&self, name: &str, given: Option<(&str, &str)>) -> Result<Option<Row>, Status> {
         let key = name.parse::<Address>().map(|a| a.key()).unwrap_or_default();
         sqlx::query_as(
-            "select id, address, password, scram, disabled, tenant_id, daily_recipients from accounts where address = $1",
+            "select id, address, password, scram, disabled, send_only, tenant_id, daily_recipients,
+                    (select p.id from app_passwords p
+                     where p.account_id = a.id and p.digest = $2 and $3 = any (p.services)) as app_password
+             from accounts a where address = $1",
         )
         .bind(key)
+        .bind(given.map(|(password, _)| app_digest(password).to_vec()))
+        .bind(given.map(|(_, service)| service))
         .fetch_optional(&self.pool)
         .await
         .map_err(status)
+    }
+
+    /// To the day, so that logins write nothing.
+    async fn used(&self, account_id: i64, id: i64) {
+        let noted = sqlx::query(
+            "update app_passwords set used_at = now()
+             where account_id = $1 and id = $2 and (used_at is null or used_at < now() - interval '1 day')",
+        )
+        .bind(account_id)
+        .bind(id)
+        .execute(&self.pool)
+        .await;
+        if let Err(error) = noted {
+            tracing::debug!(%error, "use of an app password not noted");
+        }
+    }
+
+    /// The password of an imported hash is known now.
+    async fn replace_imported(&self, account: &Row, password: String) {
+        let Ok(Secrets { hash, scram }) = self.passwords.secrets(password).await else { return };
+        let replaced = sqlx::query("update accounts set password = $2, scram = $3 where id = $1 and password = $4")
+            .bind(account.id)
+            .bind(hash)
+            .bind(scram)
+            .bind(&account.password)
+            .execute(&self.pool)
+            .await;
+        if let Err(error) = replaced {
+            tracing::warn!(%error, "imported hash not replaced, the next login will try again");
+        }
     }
 
     /// Passwords from before SCRAM, and imported ones, get their verifier when they are used.
@@ -290,6 +349,12 @@ impl Exchange {
             .cloned()
             .map_err(status)
     }
+}
+
+/// App passwords are shown in groups; people type the dashes or do not.
+pub fn app_digest(password: &str) -> [u8; 32] {
+    let plain: String = password.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
+    sha256(&[b"app password", plain.as_bytes()])
 }
 
 /// Acting for another is not offered (RFC 4616 §2: authzid).

@@ -1,6 +1,7 @@
 //! The gRPC service Directory: who is who, and what they may do.
 
 mod authenticate;
+pub mod imported;
 pub mod issuer;
 pub mod password;
 pub mod resolve;
@@ -18,7 +19,7 @@ use proto::directory::{
 use sqlx::PgPool;
 use tonic::{Request, Response, Status, Streaming};
 
-pub use authenticate::{Passwords, Secrets};
+pub use authenticate::{Passwords, Secrets, app_digest};
 
 use crate::{database::status, ids};
 
@@ -65,12 +66,13 @@ impl directory_server::Directory for Directory {
         let Ok(address) = request.address.parse::<Address>() else {
             return Ok(Response::new(MaySendAsResponse { allowed: false }));
         };
-        // Its own address, with any sub-address, or an alias that leads to it.
+        // Its own address, with any sub-address, or an alias of its tenant that leads to it.
         let base = address.without_subaddress().unwrap_or_else(|| address.clone()).key();
         let allowed: bool = sqlx::query_scalar(
             "select exists (select from accounts where id = $1 and not disabled and address in ($2, $3))
                  or exists (select from aliases al join accounts ac on ac.address = any (al.targets)
-                            where ac.id = $1 and not ac.disabled and al.address in ($2, $3))",
+                            join domains d on d.name = al.domain and d.tenant_id = ac.tenant_id
+                            where ac.id = $1 and not ac.disabled and al.kind = 'alias' and al.address in ($2, $3))",
         )
         .bind(ids::signed(request.account_id)?)
         .bind(address.key())

@@ -18,7 +18,17 @@ pub fn scram(password: &str) -> String {
 }
 
 pub fn is_right(password: &str, stored: &str) -> bool {
-    PasswordHash::new(stored).is_ok_and(|p| Argon2::default().verify_password(password.as_bytes(), &p).is_ok())
+    match is_ours(stored) {
+        true => {
+            PasswordHash::new(stored).is_ok_and(|p| Argon2::default().verify_password(password.as_bytes(), &p).is_ok())
+        }
+        false => super::imported::is_right(password, stored),
+    }
+}
+
+/// Else it came from another server, and is replaced when the password is known.
+pub fn is_ours(stored: &str) -> bool {
+    stored.starts_with("$argon2id$")
 }
 
 #[cfg(test)]

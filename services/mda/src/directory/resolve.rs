@@ -1,4 +1,4 @@
-//! From a forward-path to mailboxes: domains, accounts, sub-addresses, aliases.
+//! From a forward-path to mailboxes: domains, accounts, sub-addresses, aliases, groups, catch-all.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,7 +26,8 @@ struct Facts {
 struct Account {
     id: i64,
     is_disabled: bool,
-    is_full: bool,
+    /// Bytes that it still takes; `None`: no limit.
+    room: Option<i64>,
 }
 
 #[derive(FromRow)]
@@ -35,20 +36,23 @@ struct Row {
     key: String,
     id: i64,
     disabled: bool,
-    over_quota: bool,
+    room: Option<i64>,
     targets: Vec<String>,
 }
 
 const LOOK_UP: &str = "
-select 'domain' as kind, name as key, 0::bigint as id, false as disabled, false as over_quota, '{}'::text[] as targets
+select 'domain' as kind, name as key, 0::bigint as id, false as disabled, null::bigint as room, '{}'::text[] as targets
 from domains where name = any ($1)
 union all
-select 'account', a.address, a.id, a.disabled,
-       a.quota_bytes > 0 and a.quota_bytes <= (select coalesce(sum(size), 0) from mailboxes m where m.account_id = a.id),
+select 'account', a.address, a.id, a.disabled or a.send_only,
+       (select min(case when q.limit_messages > 0 and q.messages >= q.limit_messages then 0
+                        when q.limit_bytes > 0 then q.limit_bytes - q.bytes end)
+        from quotas mine join quotas q on q.tenant_id = mine.tenant_id and q.account_id in (0, a.id)
+        where mine.account_id = a.id),
        '{}'
 from accounts a where a.address = any ($2)
 union all
-select 'alias', address, 0, false, false, targets from aliases where address = any ($2)";
+select 'alias', address, 0, false, null, targets from aliases where address = any ($2)";
 
 impl Facts {
     async fn learn(&mut self, pool: &PgPool, addresses: &[Address]) -> Result<(), Status> {
@@ -71,7 +75,7 @@ impl Facts {
             match row.kind.as_str() {
                 "domain" => drop(self.domains.insert(row.key)),
                 "account" => {
-                    let account = Account { id: row.id, is_disabled: row.disabled, is_full: row.over_quota };
+                    let account = Account { id: row.id, is_disabled: row.disabled, room: row.room };
                     self.accounts.insert(row.key, account);
                 }
                 _ => drop(self.aliases.insert(row.key, row.targets)),
@@ -81,9 +85,10 @@ impl Facts {
     }
 }
 
-/// The address itself goes before its sub-address's base.
+/// The address itself goes before its sub-address's base, and that before the domain's catch-all.
 fn candidates(address: &Address) -> impl Iterator<Item = String> {
-    [Some(address.key()), address.without_subaddress().map(|a| a.key())].into_iter().flatten()
+    let catch_all = format!("@{}", address.domain());
+    [Some(address.key()), address.without_subaddress().map(|a| a.key()), Some(catch_all)].into_iter().flatten()
 }
 
 pub async fn resolve(pool: &PgPool, recipients: &[String]) -> Result<Vec<Resolution>, Status> {
@@ -120,20 +125,25 @@ fn next_wave(facts: &Facts, wave: &[Address]) -> Vec<Address> {
 fn decide(facts: &Facts, address: &Address) -> Resolution {
     if !facts.domains.contains(address.domain().as_str()) {
         let target = Target { to: Some(To::Remote(address.to_string())) };
-        return Resolution { kind: Kind::Remote.into(), targets: vec![target] };
+        return Resolution { kind: Kind::Remote.into(), targets: vec![target], room: None };
     }
     let mut found = Expansion::default();
     expand(facts, address, 0, &mut found);
     match found {
-        Expansion { targets, .. } if !targets.is_empty() => Resolution { kind: Kind::Local.into(), targets },
-        Expansion { is_full: true, .. } => plain(Kind::OverQuota),
+        Expansion { mut targets, full, room, .. } if !targets.is_empty() => {
+            let room = room.filter(|_| targets.len() == 1).map(ids::unsigned);
+            // Others take it: for a full one its sender hears from us (Invariant 6).
+            targets.extend(full);
+            Resolution { kind: Kind::Local.into(), targets, room }
+        }
+        Expansion { full, .. } if !full.is_empty() => plain(Kind::OverQuota),
         Expansion { is_disabled: true, .. } => plain(Kind::Disabled),
         _ => plain(Kind::Unknown),
     }
 }
 
 fn plain(kind: Kind) -> Resolution {
-    Resolution { kind: kind.into(), targets: Vec::new() }
+    Resolution { kind: kind.into(), targets: Vec::new(), room: None }
 }
 
 #[derive(Default)]
@@ -141,7 +151,8 @@ struct Expansion {
     targets: Vec<Target>,
     seen: HashSet<String>,
     is_disabled: bool,
-    is_full: bool,
+    full: Vec<Target>,
+    room: Option<i64>,
 }
 
 fn expand(facts: &Facts, address: &Address, depth: usize, found: &mut Expansion) {
@@ -154,15 +165,16 @@ fn expand(facts: &Facts, address: &Address, depth: usize, found: &mut Expansion)
     }
     for key in candidates(address) {
         if let Some(account) = facts.accounts.get(&key) {
+            let target = Target { to: Some(To::AccountId(ids::unsigned(account.id))) };
             if account.is_disabled {
                 found.is_disabled = true;
-            } else if account.is_full {
-                found.is_full = true;
             } else {
-                let target = Target { to: Some(To::AccountId(ids::unsigned(account.id))) };
+                let is_full = account.room.is_some_and(|room| room <= 0);
+                let among = if is_full { &mut found.full } else { &mut found.targets };
                 // Two ways to one mailbox are one delivery.
-                if !found.targets.contains(&target) {
-                    found.targets.push(target);
+                if !among.contains(&target) {
+                    among.push(target);
+                    found.room = account.room;
                 }
             }
             return;
@@ -181,10 +193,10 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        let account = |id| Account { id, is_disabled: id == 3, is_full: id == 4 };
+        let account = |id| Account { id, is_disabled: id == 3, room: (id == 4).then_some(0) };
         let alias = |name: &str, targets: &[&str]| (name.to_owned(), targets.iter().map(|t| (*t).to_owned()).collect());
         Facts {
-            domains: HashSet::from(["ex.com".to_owned()]),
+            domains: HashSet::from(["ex.com".to_owned(), "all.org".to_owned()]),
             accounts: HashMap::from([
                 ("bob@ex.com".to_owned(), account(1)),
                 ("ann@ex.com".to_owned(), account(2)),
@@ -194,6 +206,9 @@ mod tests {
             aliases: HashMap::from([
                 alias("all@ex.com", &["bob@ex.com", "team@ex.com", "Eve@Else.org"]),
                 alias("team@ex.com", &["ann@ex.com", "bob+x@ex.com", "all@ex.com"]),
+                alias("some@ex.com", &["off@ex.com", "full@ex.com", "ann@ex.com"]),
+                alias("@all.org", &["bob@ex.com", "lost@all.org"]),
+                alias("named@all.org", &["ann@ex.com"]),
             ]),
             asked: HashSet::new(),
         }
@@ -217,6 +232,17 @@ mod tests {
         assert_eq!(outcome("off@ex.com"), (Kind::Disabled, vec![]));
         assert_eq!(outcome("full@ex.com"), (Kind::OverQuota, vec![]));
         assert_eq!(outcome("x@else.org"), (Kind::Remote, vec!["x@else.org".into()]));
+    }
+
+    #[test]
+    fn a_catch_all_takes_what_has_no_other_address() {
+        assert_eq!(outcome("anybody@all.org"), (Kind::Local, vec!["1".into()]));
+        assert_eq!(outcome("named+x@all.org"), (Kind::Local, vec!["2".into()]));
+    }
+
+    #[test]
+    fn a_full_mailbox_among_others_is_not_passed_over_in_silence() {
+        assert_eq!(outcome("some@ex.com"), (Kind::Local, vec!["2".into(), "4".into()]));
     }
 
     #[test]

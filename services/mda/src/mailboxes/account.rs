@@ -16,8 +16,9 @@ const MAX_ENTRY_NAME: usize = 255;
 const MAX_VALUE: usize = 64 << 10;
 
 pub async fn quota(pool: &PgPool, request: QuotaRequest) -> Result<QuotaResponse, Status> {
-    let (limit, bytes, messages, mailboxes): (i64, i64, i64, i64) = sqlx::query_as(
-        "select a.quota_bytes, coalesce(sum(m.size), 0)::bigint, coalesce(sum(m.messages), 0)::bigint, count(m.id)
+    let (limit, bytes, messages, mailboxes, limit_messages): (i64, i64, i64, i64, i64) = sqlx::query_as(
+        "select a.quota_bytes, coalesce(sum(m.size), 0)::bigint, coalesce(sum(m.messages), 0)::bigint, count(m.id),
+                a.quota_messages
          from accounts a left join mailboxes m on m.account_id = a.id where a.id = $1 group by a.id",
     )
     .bind(account(request.account_id)?)
@@ -30,6 +31,7 @@ pub async fn quota(pool: &PgPool, request: QuotaRequest) -> Result<QuotaResponse
         used_messages: ids::unsigned(messages),
         limit_bytes: ids::unsigned(limit),
         mailboxes: ids::unsigned(mailboxes),
+        limit_messages: ids::unsigned(limit_messages),
     })
 }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use proto::mailboxes::{AppendRequest, AppendResponse, AppendTarget, Replaced};
 use sqlx::{FromRow, PgConnection, PgPool};
 use tokio::sync::oneshot;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use super::{account, change, uid};
@@ -28,16 +28,24 @@ with wanted as (
     select * from unnest($1::int[], $2::int[], $3::bigint[], $4::text[], $5::uuid[], $6::int[], $7::smallint[],
                          $8::text[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[])
         as w (k, grp, account_id, name, content_id, size, flags, keywords, internal_date, header, body, structure, uidl)
-), room as (
-    select w.grp from (select grp, account_id, sum(size) as size from wanted group by 1, 2) w
-    join accounts a on a.id = w.account_id
-    where a.quota_bytes = 0
-       or a.quota_bytes >= w.size + (select coalesce(sum(m.size), 0) from mailboxes m where m.account_id = a.id)
 ), locked as materialized (
-    select account_id, id, name from mailboxes
-    where (account_id, name) in (select account_id, name from wanted join room using (grp))
+    select account_id, id, name, limited from mailboxes
+    where (account_id, name) in (select account_id, name from wanted)
     order by account_id, id
     for update
+), counted as materialized (
+    select lock_quotas(array_agg(account_id)) from locked where limited having count(*) > 0
+), free as materialized (
+    select account_id, (quota_room(account_id)).* from (select distinct account_id from locked where limited) l
+    where (select count(*) from counted) >= 0
+), room as (
+    -- What others of this batch want is taken as theirs: a group that then has no room gets a batch of its own.
+    select grp from (
+        select w.grp, w.account_id, sum(sum(w.size)) over others as bytes, sum(count(*)) over others as messages
+        from wanted w left join quotas q on q.account_id = w.account_id
+        group by w.grp, w.account_id, q.tenant_id window others as (partition by q.tenant_id order by w.grp)) w
+    left join free using (account_id)
+    where (room_bytes is null or bytes <= room_bytes) and (room_messages is null or messages <= room_messages)
 ), placed as materialized (
     select w.*, l.id as mailbox_id, row_number() over (partition by l.account_id, l.id order by w.k) - 1 as nth,
            row_number() over (partition by l.account_id, l.id, w.uidl order by w.k) = 1 as is_first_of_uidl
@@ -128,8 +136,13 @@ async fn write(pool: &PgPool, jobs: Vec<Job<Group>>) {
         }
     }
     .into_iter();
+    let is_batch = jobs.len() > 1;
     for mut job in jobs {
         let outcome = outcomes.next().unwrap_or_else(|| Err(Status::internal("append without an outcome")));
+        if is_batch && outcome.as_ref().is_err_and(|s| s.code() == Code::PermissionDenied) {
+            Box::pin(write(pool, vec![job])).await;
+            continue;
+        }
         let (answer, _) = oneshot::channel();
         let answer = std::mem::replace(&mut job.work.answer, answer);
         job.finish(outcome.map(|response| {

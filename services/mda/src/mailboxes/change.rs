@@ -263,18 +263,22 @@ async fn room_for_copy(
     first: &[i64],
     last: &[i64],
 ) -> Result<(), Status> {
-    let limit: Option<i64> = sqlx::query_scalar("select quota_bytes from accounts where id = $1 and quota_bytes > 0")
+    // Locks what counts the account, if anything does: nobody takes the room before we commit.
+    let is_limited: bool = sqlx::query_scalar("select exists (select from quotas where account_id = $1)")
         .bind(account_id)
-        .fetch_optional(&mut *tx)
+        .fetch_one(&mut *tx)
         .await
         .map_err(status)?;
-    let Some(limit) = limit else { return Ok(()) };
-    let after: i64 = sqlx::query_scalar(
-        "select ((select coalesce(sum(size), 0) from mailboxes where account_id = $1)
-              + (select coalesce(sum(m.size), 0) from messages m
-                 where m.account_id = $1 and m.mailbox_id = $2
-                   and exists (select from unnest($3::bigint[], $4::bigint[]) r (first, last)
-                               where m.uid between r.first and r.last)))::bigint",
+    if !is_limited {
+        return Ok(());
+    }
+    let has_room: bool = sqlx::query_scalar(
+        "select coalesce(c.bytes <= r.room_bytes, true) and coalesce(c.messages <= r.room_messages, true)
+         from (select coalesce(sum(m.size), 0) as bytes, count(*) as messages from messages m
+               where m.account_id = $1 and m.mailbox_id = $2
+                 and exists (select from unnest($3::bigint[], $4::bigint[]) r (first, last)
+                             where m.uid between r.first and r.last)) c
+         cross join quota_room($1) r",
     )
     .bind(account_id)
     .bind(mailbox_id)
@@ -283,7 +287,7 @@ async fn room_for_copy(
     .fetch_one(&mut *tx)
     .await
     .map_err(status)?;
-    if after > limit { Err(Status::permission_denied("quota exceeded")) } else { Ok(()) }
+    if has_room { Ok(()) } else { Err(Status::permission_denied("quota exceeded")) }
 }
 
 pub async fn expunge(pool: &PgPool, request: ExpungeRequest) -> Result<ExpungeResponse, Status> {

@@ -29,7 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 pub use append::batcher as appending;
-pub use folders::{create_defaults, empty, ensure};
+pub use folders::{create, create_defaults, empty, ensure};
 
 use crate::{ids, spool::batch::Batcher, wakes::WakeHub};
 

@@ -156,6 +156,16 @@ impl Commits {
                 self.promised(&rows, &submitted).await;
                 jobs.into_iter().for_each(|j| j.finish(Ok(())));
             }
+            Err(e) if !over_quota(&e).is_empty() => {
+                let full = over_quota(&e);
+                let (refused, rest): (Vec<_>, Vec<_>) =
+                    jobs.into_iter().partition(|j| full.contains(&j.work.queue_id));
+                let is_progress = !refused.is_empty();
+                refused.into_iter().for_each(|j| j.finish(Err(Status::permission_denied("over quota"))));
+                if is_progress && !rest.is_empty() {
+                    Box::pin(self.commit(rest)).await;
+                }
+            }
             Err(e) if is_away(&e) || jobs.len() == 1 => {
                 let status = status(e);
                 jobs.into_iter().for_each(|j| j.finish(Err(status.clone())));
@@ -205,12 +215,19 @@ async fn hand_out(dispatch: &Dispatch, rows: &[&Row]) {
     drop(spans);
 }
 
+/// The messages that no mailbox of theirs has room for: nothing of the batch was written.
+fn over_quota(error: &sqlx::Error) -> Vec<Uuid> {
+    let refusal = error.as_database_error().filter(|e| e.code().is_some_and(|code| code == "PR552"));
+    let detail = refusal.and_then(|e| e.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?.detail());
+    detail.unwrap_or_default().split(' ').filter_map(|id| id.parse().ok()).collect()
+}
+
 fn items(rows: &[&Row]) -> Vec<(Stream, Item)> {
     let item = |row: &Row, number: usize, delivery: &Delivery| {
         let stream = if delivery.account_id.is_some() { Stream::Local } else { Stream::Remote };
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let (queue_id, traceparent) = (row.envelope.queue_id.clone(), row.envelope.traceparent.clone());
-        (stream, Item { queue_id, number, traceparent })
+        (stream, Item { queue_id, number, traceparent, handed_out: 0 })
     };
     // What is held is the dispatcher's, later; of the rest the urgent goes first (RFC 6710 §5).
     let mut rows: Vec<&&Row> = rows.iter().filter(|row| row.held_until.is_none()).collect();
@@ -224,17 +241,17 @@ const WRITE: &str = "
 with m as (
     select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
                          $8::int[], $9::bool[], $10::bool[], $11::bool[], $12::bytea[], $13::bytea[], $14::bytea[],
-                         $30::bool[], $31::smallint[])
+                         $30::bool[], $31::smallint[], $35::bool[])
         as m (queue_id, reverse_path, account_id, message_id, envid, ret, traceparent,
-              size, eight_bit, smtputf8, junk, header, body, structure, require_tls, priority)
-), d as (
+              size, eight_bit, smtputf8, junk, header, body, structure, require_tls, priority, refuse)
+), r as (
     select * from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[],
                          $32::timestamptz[])
-        as d (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until)
+        as r (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until)
 ), places as materialized (
-    select d.queue_id, lower(d.recipient) as recipient, coalesce(a.address, lower(d.remote)) as target,
+    select r.queue_id, lower(r.recipient) as recipient, coalesce(a.address, lower(r.remote)) as target,
            coalesce(a.tenant_id, 0) as tenant_id
-    from d left join accounts a on a.id = d.account_id
+    from r left join accounts a on a.id = r.account_id
 ), parties as materialized (
     select queue_id, recipient, tenant_id from places
     union
@@ -255,14 +272,30 @@ with m as (
     insert into journey_recipients (at, queue_id, recipient, sender, tenant_id)
     select now(), queue_id, p.recipient, lower(m.reverse_path), p.tenant_id
     from parties p join m using (queue_id) join fresh using (queue_id)
+), d as (
+    select r.*, m.size, coalesce(a.tenant_id, 0) as tenant_id
+    from r join fresh using (queue_id) join m using (queue_id)
+    left join accounts a on a.id = coalesce(nullif(m.account_id, 0), r.account_id)
+), reserved as materialized (
+    select queue_id, number, reserve_quota(account_id, size) as has_room
+    from (select d.queue_id, d.number, d.account_id, d.size from d join quotas q on q.account_id = d.account_id
+          order by q.tenant_id, q.account_id, d.queue_id) l
+), full_up as materialized (
+    select refuse_over_quota(array_agg(queue_id)) from (
+        select queue_id from reserved join m using (queue_id) where m.refuse group by 1
+        having not bool_or(has_room) and count(*) = (select count(*) from d where d.queue_id = reserved.queue_id)) f
+    having count(*) > 0
 ), content as (
     insert into contents (id, size, header, body, structure)
     select queue_id, size, header, body, structure from m join fresh using (queue_id)
 ), delivery as (
-    insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at)
+    insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at,
+                            tenant_id, reserved)
     select queue_id, number, recipient, account_id, remote, notify, orcpt, coalesce(held_until, now()),
-           coalesce(held_until, now() + make_interval(secs => $22))
-    from d join fresh using (queue_id)
+           coalesce(held_until, now() + make_interval(secs => case when remote is null then $22::float8 else $34::float8 end)),
+           tenant_id, case when has_room is null then 0 when has_room then size else -1 end
+    from d left join reserved using (queue_id, number)
+    where (select count(*) from full_up) >= 0
 ), e as materialized (
     select nextval('journey_ids') as id, e.* from (
         select e.*, case when at_ms is null then clock_timestamp()
@@ -321,7 +354,7 @@ async fn write(
         .bind(deliveries.iter().map(|(.., d)| d.remote.as_deref()).collect::<Vec<_>>())
         .bind(deliveries.iter().map(|(r, _, d)| plain(&recipient(r, d).notify)).collect::<Vec<_>>())
         .bind(deliveries.iter().map(|(r, _, d)| plain(&recipient(r, d).orcpt)).collect::<Vec<_>>())
-        .bind(dispatch.redispatch_seconds())
+        .bind(dispatch.due_in_seconds(Stream::Local))
         .bind(events.iter().map(|(r, _)| r.queue_id).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, e)| Some(e.at_ms).filter(|at| *at > 0)).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, e)| plain(&e.name)).collect::<Vec<_>>())
@@ -333,6 +366,8 @@ async fn write(
         .bind(column(rows, |r| priority(&r.envelope)))
         .bind(deliveries.iter().map(|(r, ..)| r.held_until).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, e)| lines(&e.dialogue)).collect::<Vec<_>>())
+        .bind(dispatch.due_in_seconds(Stream::Remote))
+        .bind(column(rows, |r| r.envelope.refuse_over_quota))
         .fetch_all(executor)
         .await
 }

@@ -13,7 +13,7 @@ use super::recent::Recent;
 use crate::{
     content::{decompress, plain},
     database::status,
-    ids,
+    ids, set_aside,
 };
 
 /// Longer leases would keep a dead relay's deliveries waiting; shorter ones cost renewals.
@@ -31,6 +31,19 @@ join paused_destinations p on p.domain = lower(split_part(coalesce(w.remote, w.r
 where d.queue_id = wanted.queue_id and d.number = wanted.number
   and (d.lease_until is null or d.lease_until < now())";
 
+/// See [`set_aside`].
+const SET_ASIDE: &str = "
+with hopeless as (
+    update deliveries d
+    set held = true, set_aside_at = now(), lease_token = null, lease_until = null,
+        last_text = 'its attempts ended without a word'
+    from unnest($1::uuid[], $2::int[]) as wanted (queue_id, number)
+    where d.queue_id = wanted.queue_id and d.number = wanted.number and d.lease_until < now() and d.lost + 1 >= $3
+    returning d.queue_id, d.recipient
+)
+insert into journey (queue_id, name, service, recipient, text, detail)
+select queue_id, 'set aside', 'mda', recipient, 'its attempts ended without a word', '' from hopeless";
+
 /// The lease's end is also when the dispatcher looks again.
 const CLAIM: &str = "
 with free as (
@@ -38,12 +51,14 @@ with free as (
     from deliveries d join unnest($1::uuid[], $2::int[]) as wanted (queue_id, number) using (queue_id, number)
     where not exists (select from paused_destinations p
                       where p.domain = lower(split_part(coalesce(d.remote, d.recipient), '@', -1)))
-      and remote is not null and not held and not_before <= now() and (lease_until is null or lease_until < now())
+      and remote is not null and not held and not_before <= now()
+      and (lease_until is null or (lease_until < now() and lost + 1 < $4))
     for update of d skip locked
 )
 update deliveries d
 set lease_token = token, lease_until = now() + $3 * interval '1 millisecond',
-    due_at = now() + $3 * interval '1 millisecond', attempts = attempts + 1
+    due_at = now() + $3 * interval '1 millisecond', attempts = attempts + 1,
+    lost = case when d.lease_token is null then 0 else d.lost + 1 end
 from free join spool s using (queue_id)
 where d.queue_id = free.queue_id and d.number = free.number
 returning d.queue_id, d.number, free.token, d.remote, s.reverse_path, d.notify, d.orcpt, s.envid, s.ret, s.eight_bit,
@@ -92,14 +107,18 @@ pub async fn claim(pool: &PgPool, recent: &Recent, request: ClaimRequest) -> Res
         .bind(&queue_ids)
         .bind(&numbers)
         .bind(lease(request.lease_ms)?)
+        .bind(set_aside::LOST_LEASES)
         .fetch_all(pool)
         .await
         .map_err(status)?;
-    if rows.len() < queue_ids.len()
-        && let Err(e) = sqlx::query(PARK).bind(&queue_ids).bind(&numbers).execute(pool).await
-    {
-        // What was claimed must be told all the same.
-        tracing::warn!(error = %e, "mail for paused destinations is not put off");
+    if rows.len() < queue_ids.len() {
+        let set_aside = sqlx::query(SET_ASIDE).bind(&queue_ids).bind(&numbers).bind(set_aside::LOST_LEASES);
+        for others in [sqlx::query(PARK).bind(&queue_ids).bind(&numbers), set_aside] {
+            // What was claimed must be told all the same.
+            if let Err(e) = others.execute(pool).await {
+                tracing::warn!(error = %e, "what is not claimed is not put off");
+            }
+        }
     }
     let limit = usize::try_from(request.content_limit).unwrap_or_default();
     let contents = if limit == 0 { Vec::new() } else { contents(pool, recent, &rows, limit).await };

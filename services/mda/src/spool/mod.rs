@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub use accept::{Accepting, Draft, Ready};
 
-pub use claim::delivery_id;
+pub use claim::{columns, delivery_id};
 pub use settle::release;
 
 use crate::{content, database::status, ids, journey};

@@ -141,7 +141,7 @@ impl Driver {
         rcpt: &RcptTo,
     ) -> Result<Vec<proto::spool::Target>, Refusal> {
         let (directory, policy) = (&self.parts.directory, self.parts.config.over_quota);
-        let targets = directory.resolve(address, self.account.is_some(), policy).await?;
+        let targets = directory.resolve(address, self.account.is_some(), policy, transaction.mail.size).await?;
         match &self.account {
             Some(account) => self.parts.guard.submitted_recipient(account).await?,
             // RFC 5321 §4.5.1: whoever is blocked can complain.

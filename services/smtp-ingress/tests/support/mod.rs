@@ -81,7 +81,7 @@ impl directory::directory_server::Directory for Fake {
                 Kind::Local => vec![directory::Target { to: Some(To::AccountId(7)) }],
                 _ => Vec::new(),
             };
-            directory::Resolution { kind: kind.into(), targets }
+            directory::Resolution { kind: kind.into(), targets, room: None }
         };
         let resolutions = request.get_ref().recipients.iter().map(resolve).collect();
         Ok(Response::new(directory::ResolveResponse { resolutions }))

@@ -157,8 +157,9 @@ impl directory_server::Directory for Mda {
             "alice@sender.com" => dir::Resolution {
                 kind: Kind::Local.into(),
                 targets: vec![dir::Target { to: Some(dir::target::To::AccountId(7)) }],
+                room: None,
             },
-            _ => dir::Resolution { kind: Kind::Remote.into(), targets: Vec::new() },
+            _ => dir::Resolution { kind: Kind::Remote.into(), ..Default::default() },
         };
         let resolutions = request.into_inner().recipients.into_iter().map(resolve).collect();
         Ok(Response::new(dir::ResolveResponse { resolutions }))
