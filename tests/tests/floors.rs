@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
-const PROTOCOL: [&str; 7] = ["address", "dsn", "imap", "message", "pop3", "sasl", "smtp"];
+const PROTOCOL: [&str; 8] = ["address", "dsn", "imap", "message", "pop3", "report", "sasl", "smtp"];
 const ADAPTERS: [&str; 4] = ["dns", "listener", "queue", "runtime"];
 /// What no protocol crate knows: sockets, storage, the clock, chance.
 const OUTER_WORLD: [&str; 12] = [

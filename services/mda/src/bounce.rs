@@ -10,6 +10,7 @@ use crate::{
     content,
     database::status,
     directory::resolve,
+    forward::Forwarder,
     ids,
     metrics::Metrics,
     spool::{Accepting, Draft, release},
@@ -21,6 +22,7 @@ pub struct Bouncer {
     pub accepting: Accepting,
     pub hostname: String,
     pub metrics: Metrics,
+    pub forwarder: Forwarder,
 }
 
 /// A delivery that ends here, and its message.
@@ -41,7 +43,8 @@ struct Ending {
 }
 
 const ENDING: &str = "
-select d.queue_id, d.number, d.recipient, d.notify, d.orcpt, s.reverse_path, s.envid, s.traceparent,
+select d.queue_id, d.number, d.recipient, d.notify, d.orcpt, coalesce(d.reverse_path, s.reverse_path) as reverse_path,
+       s.envid, s.traceparent,
        s.accepted_at, c.size, c.header, case when s.ret = 'FULL' then c.body else ''::bytea end as body
 from deliveries d join spool s using (queue_id) join contents c on c.id = d.queue_id
 where d.queue_id = $1 and d.number = $2 and (d.lease_until is null or d.lease_until < now())";
@@ -95,7 +98,7 @@ impl Bouncer {
 
     async fn send_report(&self, ending: &Ending, code: &str, words: &str) -> Result<(), Status> {
         let Ok(reverse_path) = ending.reverse_path.parse::<Address>() else { return Ok(()) };
-        let targets = resolve::targets_of(&self.pool, &reverse_path).await?;
+        let targets = resolve::targets_of(&self.pool, &self.forwarder, &reverse_path).await?;
         if targets.is_empty() {
             // Nobody to tell: the journey says it.
             return Ok(());

@@ -14,14 +14,21 @@ pub mod database;
 pub mod delivery;
 pub mod directory;
 pub mod dispatcher;
+pub mod forward;
 pub mod ids;
 pub mod journey;
 pub mod mailboxes;
 pub mod maintenance;
 pub mod metrics;
+pub mod received;
 pub mod relay;
+pub mod reports;
 pub mod spool;
+pub mod srs;
+pub mod vault;
 pub mod wakes;
+
+use std::sync::Arc;
 
 use anyhow::Context as _;
 pub use config::Config;
@@ -29,7 +36,7 @@ use config::Role;
 use proto::{
     MAX_GRPC_MESSAGE, admin::admin_server::AdminServer, directory::directory_server::DirectoryServer,
     journey::journey_server::JourneyServer, mailboxes::mailboxes_server::MailboxesServer,
-    relay::relay_server::RelayServer, spool::spool_server::SpoolServer,
+    relay::relay_server::RelayServer, report::reports_server::ReportsServer, spool::spool_server::SpoolServer,
 };
 use queue::{Consumer, Producer, Stream};
 use sqlx::PgPool;
@@ -37,7 +44,13 @@ use tonic::service::Routes;
 use uuid::Uuid;
 
 use crate::{
-    bounce::Bouncer, directory::throttle::Throttle, dispatcher::Dispatch, metrics::Metrics, spool::Accepting,
+    bounce::Bouncer,
+    directory::throttle::Throttle,
+    dispatcher::Dispatch,
+    forward::{Ages, Forwarder},
+    metrics::Metrics,
+    spool::Accepting,
+    vault::Vault,
     wakes::WakeHub,
 };
 
@@ -49,6 +62,8 @@ struct Parts {
     bouncer: Bouncer,
     turns: queue::Turns,
     throttle: Throttle,
+    forwarder: Forwarder,
+    vault: Arc<Vault>,
     metrics: Metrics,
 }
 
@@ -67,17 +82,27 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         () = service.shutdown.cancelled() => return Ok(()),
     }
     let dispatch = Dispatch::new(Producer::new(&redis), config.stream_bound, config.redispatch_seconds);
-    let accepting = Accepting::new(pool.clone(), dispatch.clone());
+    let vault = Arc::new(Vault::new(&config.encryption_keys));
+    if !vault.is_open() {
+        let sealed = vault::seal_old(&pool, &vault).await.map_err(|e| anyhow::anyhow!("private keys: {e}"))?;
+        tracing::info!(keys = sealed, "private keys encrypted");
+    }
+    let ages = Ages { rotate_days: config.srs_rotate_days, max_days: config.srs_max_days };
+    let forwarder = Forwarder::new(pool.clone(), ages, metrics.clone());
+    let accepting = Accepting::new(pool.clone(), dispatch.clone(), forwarder.clone());
     let bouncer = Bouncer {
         pool: pool.clone(),
         accepting: accepting.clone(),
         hostname: config.hostname.clone(),
         metrics: metrics.clone(),
+        forwarder: forwarder.clone(),
     };
     let rates = queue::Rates::new(&redis);
     let throttle = Throttle { rates, config: config.login_backoff, metrics: metrics.clone() };
     let turns = queue::Turns::new(&redis);
-    let parts = Parts { pool: pool.clone(), wakes: WakeHub::new(&redis), dispatch, bouncer, turns, throttle, metrics };
+    let wakes = WakeHub::new(&redis);
+    let parts =
+        Parts { pool: pool.clone(), wakes, dispatch, bouncer, turns, throttle, forwarder, vault, metrics };
 
     let hub = parts.wakes.clone();
     let wake_watch = tokio::spawn(queue::watch_wakes(redis.clone(), move |account| hub.wake(account)));
@@ -126,8 +151,16 @@ fn start_delivery(
     let (pool, metrics, shutdown) = (parts.pool.clone(), parts.metrics.clone(), service.shutdown.clone());
     let dispatcher =
         tokio::spawn(dispatcher::run(pool.clone(), parts.dispatch.clone(), metrics.clone(), shutdown.clone()));
-    let maintenance = tokio::spawn(maintenance::run(pool, config.journey_days, metrics, shutdown));
-    vec![worker, dispatcher, maintenance]
+    let received = received::Reader {
+        pool: pool.clone(),
+        accounts: config.report_accounts.iter().map(|a| a.to_lowercase()).collect(),
+        days: config.report_days,
+        metrics: metrics.clone(),
+    };
+    let received = tokio::spawn(received.run(shutdown.clone()));
+    let forwarder = parts.forwarder.clone();
+    let maintenance = tokio::spawn(maintenance::run(pool, config.journey_days, metrics, forwarder, shutdown));
+    vec![worker, dispatcher, maintenance, received]
 }
 
 fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
@@ -138,6 +171,7 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
         let spool = spool::Spool { pool: pool(), accepting, max_message_size: config.max_message_size };
         routes.add_service(SpoolServer::new(spool));
         routes.add_service(RelayServer::new(relay::Relay { pool: pool() }));
+        routes.add_service(ReportsServer::new(reports::Reports { pool: pool() }));
     }
     if config.has(Role::Directory) {
         let directory = directory::Directory {
@@ -145,6 +179,8 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
             passwords: passwords.clone(),
             throttle: parts.throttle.clone(),
             issuer: config.oidc.clone().map(directory::issuer::Issuer::new),
+            forwarder: parts.forwarder.clone(),
+            vault: parts.vault.clone(),
         };
         routes.add_service(DirectoryServer::new(directory));
     }
@@ -158,8 +194,13 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
         routes.add_service(MailboxesServer::new(mailboxes).max_encoding_message_size(MAX_GRPC_MESSAGE));
     }
     if config.has(Role::Admin) {
-        let admin =
-            admin::Admin { pool: pool(), passwords, bouncer: parts.bouncer.clone(), turns: parts.turns.clone() };
+        let admin = admin::Admin {
+            pool: pool(),
+            passwords,
+            bouncer: parts.bouncer.clone(),
+            turns: parts.turns.clone(),
+            vault: parts.vault.clone(),
+        };
         routes.add_service(AdminServer::new(admin));
     }
     if config.has(Role::Journey) {

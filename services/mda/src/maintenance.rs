@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{forward::Forwarder, metrics::Metrics};
 
 const EVERY: Duration = Duration::from_secs(10);
 const BATCH: i64 = 1_000;
@@ -36,7 +36,13 @@ with old as (
 delete from journey j using old where j.queue_id = old.queue_id";
 
 /// Runs until shutdown. Several processes share the work without knowing each other.
-pub async fn run(pool: PgPool, journey_days: u32, metrics: Metrics, shutdown: CancellationToken) {
+pub async fn run(
+    pool: PgPool,
+    journey_days: u32,
+    metrics: Metrics,
+    forwarder: Forwarder,
+    shutdown: CancellationToken,
+) {
     let mut tick = tokio::time::interval(EVERY);
     loop {
         tokio::select! {
@@ -46,7 +52,16 @@ pub async fn run(pool: PgPool, journey_days: u32, metrics: Metrics, shutdown: Ca
         if let Err(e) = once(&pool, journey_days, &metrics).await {
             tracing::warn!(error = %e, "maintenance put off");
         }
+        if let Err(e) = keys(&pool, &forwarder).await {
+            tracing::warn!(error = %e, "old keys not removed");
+        }
     }
+}
+
+/// Keys whose time is over.
+async fn keys(pool: &PgPool, forwarder: &Forwarder) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from dkim_keys where removed_from < now()").execute(pool).await?;
+    forwarder.forget().await
 }
 
 async fn once(pool: &PgPool, journey_days: u32, metrics: &Metrics) -> Result<(), sqlx::Error> {

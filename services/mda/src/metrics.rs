@@ -18,6 +18,18 @@ pub struct Metrics {
     logins_failed: Counter,
     logins_throttled: Counter,
     logins_unlimited: Counter,
+    srs: Family<SrsLabel, Counter>,
+    reports: Family<ReportLabel, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SrsLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReportLabel {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -45,7 +57,21 @@ impl Metrics {
             "Looks at the login back-off that Redis did not answer",
             m.logins_unlimited.clone(),
         );
+        registry.register("mda_srs", "Reverse-paths of forwards: rewritten, reversed, refused", m.srs.clone());
+        registry.register(
+            "mda_reports_received",
+            "Reports from others by kind: dmarc, tls, unreadable",
+            m.reports.clone(),
+        );
         m
+    }
+
+    pub fn srs(&self, outcome: &'static str) {
+        self.srs.get_or_create(&SrsLabel { outcome }).inc();
+    }
+
+    pub fn report_received(&self, kind: &'static str) {
+        self.reports.get_or_create(&ReportLabel { kind }).inc();
     }
 
     pub fn login_failed(&self) {

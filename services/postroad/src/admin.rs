@@ -1,4 +1,6 @@
-//! `postroad admin`: domains, accounts, aliases.
+//! `postroad admin`: domains, accounts, aliases, keys, reports.
+
+mod authentication;
 
 use std::io::{BufRead as _, Read as _};
 
@@ -35,6 +37,15 @@ enum Subject {
     /// Addresses that lead to others
     #[command(subcommand)]
     Alias(Alias),
+    /// Keys that sign outgoing mail
+    #[command(subcommand)]
+    Dkim(authentication::Dkim),
+    /// What is done about mail that is not authenticated
+    #[command(subcommand)]
+    Dmarc(authentication::Dmarc),
+    /// Reports from others about our domains
+    #[command(subcommand)]
+    Report(authentication::Report),
 }
 
 #[derive(Debug, Subcommand)]
@@ -165,6 +176,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Subject::Domain(domain) => domain.run(client, options.site.hostname()).await?,
         Subject::Account(account) => account.run(client).await?,
         Subject::Alias(alias) => alias.run(client).await?,
+        Subject::Dkim(dkim) => dkim.run(client).await?,
+        Subject::Dmarc(dmarc) => dmarc.run(client).await?,
+        Subject::Report(report) => report.run(client).await?,
     };
     if options.site.json {
         println!("{}", answer.document);

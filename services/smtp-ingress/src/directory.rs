@@ -22,6 +22,14 @@ const CACHED: u64 = 10_000;
 /// Before the second try of a question whose pod went away.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Where a recipient's mail goes.
+#[derive(Debug, Default)]
+pub struct Route {
+    pub targets: Vec<Target>,
+    /// Its tenant wants in Junk what DMARC would refuse.
+    pub quarantine_rejects: bool,
+}
+
 #[derive(Clone)]
 pub struct Directory {
     client: DirectoryClient<Channel>,
@@ -46,7 +54,7 @@ impl Directory {
         address: &Address,
         may_relay: bool,
         over_quota: OverQuota,
-    ) -> Result<Vec<Target>, Refusal> {
+    ) -> Result<Route, Refusal> {
         let key = address.to_string();
         let resolution = match self.recipients.get(&key) {
             Some(known) => known,
@@ -60,8 +68,14 @@ impl Directory {
             }
         };
         match resolution.kind() {
-            Kind::Local => Ok(resolution.targets.iter().filter_map(target).collect()),
-            Kind::Remote if may_relay => Ok(vec![Target { to: Some(To::Remote(address.to_string())) }]),
+            Kind::Local => Ok(Route {
+                targets: resolution.targets.iter().filter_map(target).collect(),
+                quarantine_rejects: resolution.dmarc_quarantine,
+            }),
+            Kind::Remote if may_relay => {
+                let targets = vec![Target { to: Some(To::Remote(address.to_string())) }];
+                Ok(Route { targets, quarantine_rejects: false })
+            }
             Kind::Remote => Err(Refusal::relay_denied()),
             Kind::Unknown => Err(Refusal::unknown_recipient()),
             Kind::Disabled => Err(Refusal::disabled()),

@@ -103,12 +103,16 @@ impl Parts {
             helo: arrival.hello.name.clone(),
             reverse_path: arrival.transaction.reverse_path(),
             authserv_id: self.config.hostname.clone(),
+            seal_domain: arrival.transaction.forwarder().unwrap_or_default(),
+            quarantine_rejects: arrival.transaction.quarantine_rejects(),
         };
         let verdict = self.checker.verify(parameters, content).await.map_err(|s| Refusal::of_status(&s))?;
         let mut junk = checker::judge(&verdict)?;
         let scanned = self.guard.scan(arrival, content).await?;
         junk |= scanned.as_ref().is_some_and(|s| s.is_junk);
-        let mut prefix = self.received_field(arrival);
+        // A seal stands above what it speaks about (RFC 8617 §5.1).
+        let mut prefix = verdict.arc_set.clone();
+        prefix.push_str(&self.received_field(arrival));
         prefix.push_str(&verdict.authentication_results);
         if !prefix.ends_with("\r\n") {
             prefix.push_str("\r\n");
@@ -220,6 +224,9 @@ fn verdict_event(verdict: &VerifyResponse) -> Event {
         "dkim": verdict.dkim,
         "dmarc": verdict.dmarc,
         "arc": verdict.arc,
+        "iprev": verdict.iprev,
+        "override": verdict.r#override,
+        "sealed": !verdict.arc_set.is_empty(),
         "from_domain": verdict.from_domain,
         "reason": verdict.reason,
     });

@@ -3,25 +3,29 @@
 mod accounts;
 mod aliases;
 mod dkim;
+mod dmarc;
 mod domains;
 mod pause;
 mod pop3;
 mod queue;
 
+use std::sync::Arc;
+
 use address::{Address, Domain};
 use proto::admin::{
     Account, Alias, ChangeQueueRequest, ChangeQueueResponse, CreateAccountRequest, CreateDomainRequest,
     DeleteAccountRequest, DeleteAccountResponse, DeleteAliasRequest, DeleteAliasResponse, DeleteDomainRequest,
-    DeleteDomainResponse, Domain as DomainAnswer, GetDomainRequest, ListAccountsRequest, ListAccountsResponse,
-    ListAliasesRequest, ListAliasesResponse, ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest,
-    ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse, PauseDestinationRequest,
-    PauseDestinationResponse, ResumeDestinationRequest, ResumeDestinationResponse, SetAccountDisabledRequest,
-    SetAliasRequest, SetPasswordRequest, SetPop3Request, admin_server,
+    DeleteDomainResponse, DkimKeys, Domain as DomainAnswer, GetDomainRequest, ListAccountsRequest, ListAccountsResponse,
+    ListAliasesRequest, ListAliasesResponse, ListDkimKeysRequest, ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest,
+    ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse, ListReportsRequest, ListReportsResponse,
+    PauseDestinationRequest,
+    PauseDestinationResponse, RemoveDkimKeyRequest, ResumeDestinationRequest, ResumeDestinationResponse, RotateDkimRequest, SetAccountDisabledRequest,
+    SetAliasRequest, SetDmarcOverrideRequest, SetDmarcOverrideResponse, SetPasswordRequest, SetPop3Request, admin_server,
 };
 use sqlx::PgPool;
 use tonic::{Request, Response, Status};
 
-use crate::{bounce::Bouncer, directory::Passwords};
+use crate::{bounce::Bouncer, directory::Passwords, vault::Vault};
 
 pub struct Admin {
     pub pool: PgPool,
@@ -29,6 +33,8 @@ pub struct Admin {
     pub bouncer: Bouncer,
     /// What relays think of destinations.
     pub turns: ::queue::Turns,
+    /// For private keys.
+    pub vault: Arc<Vault>,
 }
 
 fn domain(name: &str) -> Result<Domain, Status> {
@@ -46,7 +52,7 @@ fn address(text: &str) -> Result<Address, Status> {
 #[tonic::async_trait]
 impl admin_server::Admin for Admin {
     async fn create_domain(&self, request: Request<CreateDomainRequest>) -> Result<Response<DomainAnswer>, Status> {
-        domains::create(&self.pool, &domain(&request.into_inner().name)?).await.map(Response::new)
+        domains::create(&self.pool, &self.vault, &domain(&request.into_inner().name)?).await.map(Response::new)
     }
 
     async fn get_domain(&self, request: Request<GetDomainRequest>) -> Result<Response<DomainAnswer>, Status> {
@@ -147,5 +153,40 @@ impl admin_server::Admin for Admin {
         _: Request<ListPausedDestinationsRequest>,
     ) -> Result<Response<ListPausedDestinationsResponse>, Status> {
         pause::list(&self.pool).await.map(Response::new)
+    }
+
+    async fn list_dkim_keys(&self, request: Request<ListDkimKeysRequest>) -> Result<Response<DkimKeys>, Status> {
+        let domain = domain(&request.into_inner().domain)?;
+        domains::get(&self.pool, &domain).await?;
+        dkim::list(&self.pool, &domain).await.map(Response::new)
+    }
+
+    async fn rotate_dkim(&self, request: Request<RotateDkimRequest>) -> Result<Response<DkimKeys>, Status> {
+        let request = request.into_inner();
+        let domain = domain(&request.domain)?;
+        dkim::rotate(&self.pool, &self.vault, &domain, request).await?;
+        dkim::list(&self.pool, &domain).await.map(Response::new)
+    }
+
+    async fn remove_dkim_key(&self, request: Request<RemoveDkimKeyRequest>) -> Result<Response<DkimKeys>, Status> {
+        let request = request.into_inner();
+        let domain = domain(&request.domain)?;
+        dkim::remove(&self.pool, &domain, &request.selector).await?;
+        dkim::list(&self.pool, &domain).await.map(Response::new)
+    }
+
+    async fn set_dmarc_override(
+        &self,
+        request: Request<SetDmarcOverrideRequest>,
+    ) -> Result<Response<SetDmarcOverrideResponse>, Status> {
+        dmarc::set_override(&self.pool, request.get_ref()).await?;
+        Ok(Response::new(SetDmarcOverrideResponse {}))
+    }
+
+    async fn list_reports(
+        &self,
+        request: Request<ListReportsRequest>,
+    ) -> Result<Response<ListReportsResponse>, Status> {
+        dmarc::reports(&self.pool, request.into_inner()).await.map(Response::new)
     }
 }

@@ -7,7 +7,7 @@ use proto::directory::{Resolution, Target, resolution::Kind, target::To};
 use sqlx::{FromRow, PgPool};
 use tonic::Status;
 
-use crate::{database::status, ids};
+use crate::{database::status, forward::Forwarder, ids};
 
 /// An alias of an alias of … : deeper is a mistake or a loop.
 const MAX_ALIAS_DEPTH: usize = 8;
@@ -17,6 +17,8 @@ const MAX_TARGETS: usize = 10_000;
 #[derive(Default)]
 struct Facts {
     domains: HashSet<String>,
+    /// Those whose tenants want in Junk what DMARC would refuse.
+    quarantining: HashSet<String>,
     accounts: HashMap<String, Account>,
     aliases: HashMap<String, Vec<String>>,
     asked: HashSet<String>,
@@ -40,8 +42,9 @@ struct Row {
 }
 
 const LOOK_UP: &str = "
-select 'domain' as kind, name as key, 0::bigint as id, false as disabled, false as over_quota, '{}'::text[] as targets
-from domains where name = any ($1)
+select 'domain' as kind, d.name as key, 0::bigint as id, t.dmarc_quarantine as disabled, false as over_quota,
+       '{}'::text[] as targets
+from domains d join tenants t on t.id = d.tenant_id where d.name = any ($1)
 union all
 select 'account', a.address, a.id, a.disabled,
        a.quota_bytes > 0 and a.quota_bytes <= (select coalesce(sum(size), 0) from mailboxes m where m.account_id = a.id),
@@ -69,7 +72,12 @@ impl Facts {
         self.asked.extend(keys);
         for row in rows {
             match row.kind.as_str() {
-                "domain" => drop(self.domains.insert(row.key)),
+                "domain" => {
+                    if row.disabled {
+                        self.quarantining.insert(row.key.clone());
+                    }
+                    self.domains.insert(row.key);
+                }
                 "account" => {
                     let account = Account { id: row.id, is_disabled: row.disabled, is_full: row.over_quota };
                     self.accounts.insert(row.key, account);
@@ -86,7 +94,7 @@ fn candidates(address: &Address) -> impl Iterator<Item = String> {
     [Some(address.key()), address.without_subaddress().map(|a| a.key())].into_iter().flatten()
 }
 
-pub async fn resolve(pool: &PgPool, recipients: &[String]) -> Result<Vec<Resolution>, Status> {
+pub async fn resolve(pool: &PgPool, forwarder: &Forwarder, recipients: &[String]) -> Result<Vec<Resolution>, Status> {
     let addresses: Vec<Option<Address>> = recipients.iter().map(|r| r.parse().ok()).collect();
     let mut facts = Facts::default();
     let mut wave: Vec<Address> = addresses.iter().flatten().cloned().collect();
@@ -97,12 +105,32 @@ pub async fn resolve(pool: &PgPool, recipients: &[String]) -> Result<Vec<Resolut
             break;
         }
     }
-    Ok(addresses.iter().map(|a| a.as_ref().map_or_else(|| plain(Kind::Unknown), |a| decide(&facts, a))).collect())
+    let mut resolutions = Vec::with_capacity(addresses.len());
+    for address in &addresses {
+        let Some(address) = address else {
+            resolutions.push(plain(Kind::Unknown));
+            continue;
+        };
+        let mut resolution = decide(&facts, address);
+        if resolution.kind() == Kind::Unknown
+            && let Some(origin) = forwarder.origin(address).await?
+        {
+            let target = Target { to: Some(To::Remote(origin.to_string())) };
+            resolution = Resolution { kind: Kind::Local.into(), targets: vec![target], ..Resolution::default() };
+        }
+        resolution.dmarc_quarantine = facts.quarantining.contains(address.domain().as_str());
+        resolutions.push(resolution);
+    }
+    Ok(resolutions)
 }
 
 /// Where a message of ours goes, such as a DSN: no targets when there is nobody.
-pub async fn targets_of(pool: &PgPool, address: &Address) -> Result<Vec<proto::spool::Target>, Status> {
-    let resolution = resolve(pool, &[address.to_string()]).await?.pop().unwrap_or_default();
+pub async fn targets_of(
+    pool: &PgPool,
+    forwarder: &Forwarder,
+    address: &Address,
+) -> Result<Vec<proto::spool::Target>, Status> {
+    let resolution = resolve(pool, forwarder, &[address.to_string()]).await?.pop().unwrap_or_default();
     let to = |target: Target| match target.to {
         Some(To::AccountId(id)) => proto::spool::target::To::AccountId(id),
         Some(To::Remote(path)) => proto::spool::target::To::Remote(path),
@@ -120,12 +148,14 @@ fn next_wave(facts: &Facts, wave: &[Address]) -> Vec<Address> {
 fn decide(facts: &Facts, address: &Address) -> Resolution {
     if !facts.domains.contains(address.domain().as_str()) {
         let target = Target { to: Some(To::Remote(address.to_string())) };
-        return Resolution { kind: Kind::Remote.into(), targets: vec![target] };
+        return Resolution { kind: Kind::Remote.into(), targets: vec![target], ..Resolution::default() };
     }
     let mut found = Expansion::default();
     expand(facts, address, 0, &mut found);
     match found {
-        Expansion { targets, .. } if !targets.is_empty() => Resolution { kind: Kind::Local.into(), targets },
+        Expansion { targets, .. } if !targets.is_empty() => {
+            Resolution { kind: Kind::Local.into(), targets, ..Resolution::default() }
+        }
         Expansion { is_full: true, .. } => plain(Kind::OverQuota),
         Expansion { is_disabled: true, .. } => plain(Kind::Disabled),
         _ => plain(Kind::Unknown),
@@ -133,7 +163,7 @@ fn decide(facts: &Facts, address: &Address) -> Resolution {
 }
 
 fn plain(kind: Kind) -> Resolution {
-    Resolution { kind: kind.into(), targets: Vec::new() }
+    Resolution { kind: kind.into(), ..Resolution::default() }
 }
 
 #[derive(Default)]
@@ -196,6 +226,7 @@ mod tests {
                 alias("team@ex.com", &["ann@ex.com", "bob+x@ex.com", "all@ex.com"]),
             ]),
             asked: HashSet::new(),
+            quarantining: HashSet::new(),
         }
     }
 

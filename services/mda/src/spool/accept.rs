@@ -1,5 +1,6 @@
 //! Accept: the commit that a 250 stands for (Invariant 1).
 
+use address::{Address, Domain};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use proto::spool::{Envelope, Event, target::To};
@@ -12,6 +13,7 @@ use crate::{
     content::{self, Prepared, plain},
     database::{is_away, status},
     dispatcher::Dispatch,
+    forward::Forwarder,
     ids,
 };
 
@@ -25,6 +27,7 @@ pub struct Draft {
 #[derive(Clone)]
 pub struct Accepting {
     batcher: Batcher<Row>,
+    forwarder: Forwarder,
 }
 
 struct Row {
@@ -41,21 +44,46 @@ struct Delivery {
     recipient: usize,
     account_id: Option<i64>,
     remote: Option<String>,
+    /// Instead of the message's.
+    reverse_path: Option<String>,
 }
 
 impl Accepting {
-    pub fn new(pool: PgPool, dispatch: Dispatch) -> Self {
+    pub fn new(pool: PgPool, dispatch: Dispatch, forwarder: Forwarder) -> Self {
         let batcher = Batcher::start(2, move |jobs: Vec<Job<Row>>| {
             let (pool, dispatch) = (pool.clone(), dispatch.clone());
             async move { commit(&pool, &dispatch, jobs).await }
         });
-        Self { batcher }
+        Self { batcher, forwarder }
     }
 
     pub async fn accept(&self, draft: Draft) -> Result<(), Status> {
-        let row = check(draft)?;
+        let mut row = check(draft)?;
+        self.forward(&mut row).await?;
         let bytes = row.stored.header.len() + row.stored.body.len();
         self.batcher.run(row, bytes).await
+    }
+
+    /// Mail from outside that an alias leads elsewhere leaves under a reverse-path of ours.
+    async fn forward(&self, row: &mut Row) -> Result<(), Status> {
+        if row.account_id != 0 || row.envelope.reverse_path.is_empty() {
+            return Ok(());
+        }
+        let recipients = &row.envelope.recipients;
+        let forwarder = |delivery: &Delivery| {
+            let path = &recipients.get(delivery.recipient)?.forward_path;
+            let is_forward = delivery.remote.as_ref().is_some_and(|remote| remote != path);
+            path.parse::<Address>().ok().filter(|_| is_forward).map(|address| address.domain().clone())
+        };
+        let forwarders: Vec<Option<Domain>> = row.deliveries.iter().map(forwarder).collect();
+        if forwarders.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let paths = self.forwarder.reverse_paths(&row.envelope.reverse_path, &forwarders).await?;
+        for (delivery, path) in row.deliveries.iter_mut().zip(paths) {
+            delivery.reverse_path = path;
+        }
+        Ok(())
     }
 }
 
@@ -72,7 +100,7 @@ fn check(draft: Draft) -> Result<Row, Status> {
                 Some(To::Remote(path)) => (None, Some(plain(path))),
                 None => return Err(Status::invalid_argument(format!("recipient {} has an empty target", index + 1))),
             };
-            deliveries.push(Delivery { recipient: index, account_id, remote });
+            deliveries.push(Delivery { recipient: index, account_id, remote, reverse_path: None });
         }
     }
     if deliveries.is_empty() {
@@ -161,12 +189,13 @@ with m as (
     insert into contents (id, size, header, body, structure)
     select queue_id, size, header, body, structure from m join fresh using (queue_id)
 ), delivery as (
-    insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at)
+    insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at,
+                            reverse_path)
     select queue_id, number, recipient, account_id, remote, notify, orcpt, coalesce(held_until, now()),
-           coalesce(held_until, now() + make_interval(secs => $22))
+           coalesce(held_until, now() + make_interval(secs => $22)), reverse_path
     from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[],
-                $32::timestamptz[])
-        as d (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until)
+                $32::timestamptz[], $33::text[])
+        as d (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until, reverse_path)
     join fresh using (queue_id)
 )
 insert into journey (queue_id, at, name, service, recipient, text, detail)
@@ -216,6 +245,7 @@ async fn write(pool: &PgPool, dispatch: &Dispatch, rows: &[&Row]) -> Result<(), 
         .bind(column(rows, |r| r.envelope.require_tls))
         .bind(column(rows, |r| priority(&r.envelope)))
         .bind(deliveries.iter().map(|(r, ..)| r.held_until).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(|(.., d)| d.reverse_path.as_deref()).collect::<Vec<_>>())
         .execute(pool)
         .await?;
     Ok(())

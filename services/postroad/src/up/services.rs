@@ -14,7 +14,7 @@ use super::{
     ports::{InsidePorts, MailPorts},
     postgres,
     process::{Patience, Program},
-    redis,
+    redis, secret,
     site::Site,
     user::Accounts,
 };
@@ -182,9 +182,11 @@ impl Plan {
                 setting("database_url", database),
                 setting("redis_url", redis.clone()),
                 setting("hostname", hostname.clone()),
+                setting("encryption_keys", secret::ensure_key(&site.path("encryption.key"))?),
             ],
         );
-        all.insert("auth-checker", [vec![setting("mda", mda.clone())], dns.clone()].concat());
+        let auth = vec![setting("mda", mda.clone()), setting("hostname", hostname.clone())];
+        all.insert("auth-checker", [auth, dns.clone()].concat());
         let ingress = [
             setting("hostname", hostname.clone()),
             setting("mx_listen", at(25)),

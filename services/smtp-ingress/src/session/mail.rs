@@ -7,7 +7,7 @@ use tonic::Status;
 use tracing::Instrument as _;
 
 use super::Driver;
-use crate::{budget::Reservation, receive::Arrival, refusal::Refusal, transaction::Transaction};
+use crate::{budget::Reservation, directory::Route, receive::Arrival, refusal::Refusal, transaction::Transaction};
 
 impl Driver {
     pub(super) async fn sender(&mut self, mail: MailFrom) {
@@ -49,8 +49,8 @@ impl Driver {
         };
         let span = transaction.span.clone();
         match self.check_recipient(&transaction, &address).instrument(span).await {
-            Ok(targets) => {
-                transaction.add(&address, rcpt, targets);
+            Ok(route) => {
+                transaction.add(&address, rcpt, route);
                 self.session.recipient_accepted();
             }
             Err(refusal) => {
@@ -65,9 +65,9 @@ impl Driver {
         &mut self,
         transaction: &Transaction,
         address: &address::Address,
-    ) -> Result<Vec<proto::spool::Target>, Refusal> {
+    ) -> Result<Route, Refusal> {
         let (directory, policy) = (&self.parts.directory, self.parts.config.over_quota);
-        let targets = directory.resolve(address, self.account.is_some(), policy).await?;
+        let route = directory.resolve(address, self.account.is_some(), policy).await?;
         match &self.account {
             Some(account) => self.parts.guard.submitted_recipient(account).await?,
             // RFC 5321 §4.5.1: whoever is blocked can complain.
@@ -80,7 +80,7 @@ impl Driver {
                 self.parts.guard.greylist(self.peer, &sender, &recipient).await?;
             }
         }
-        Ok(targets)
+        Ok(route)
     }
 
     /// Asked once a session, when there is somebody to write to.
