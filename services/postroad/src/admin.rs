@@ -1,4 +1,6 @@
-//! `postroad admin`: domains, accounts, aliases.
+//! `postroad admin`: domains, accounts, aliases, tokens.
+
+mod token;
 
 use std::io::{BufRead as _, Read as _};
 
@@ -44,6 +46,9 @@ enum Subject {
     /// Mail that goes on to other addresses
     #[command(subcommand)]
     Forward(rules::Forward),
+    /// Who may use the console and its API
+    #[command(subcommand)]
+    Token(token::Token),
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,6 +178,8 @@ enum Alias {
 pub(crate) struct Answer {
     pub lines: Vec<String>,
     pub document: Value,
+    lines: Vec<String>,
+    document: Value,
 }
 
 pub async fn run(options: Options) -> anyhow::Result<()> {
@@ -184,6 +191,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Subject::Sieve(sieve) => sieve.run(options.site.rules()?).await?,
         Subject::Vacation(vacation) => vacation.run(options.site.rules()?).await?,
         Subject::Forward(forward) => forward.run(options.site.rules()?).await?,
+        Subject::Token(token) => token.run(options.site.console()?).await?,
     };
     if options.site.json {
         println!("{}", answer.document);

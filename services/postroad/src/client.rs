@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use proto::{
     MAX_GRPC_MESSAGE,
     admin::{Domain, admin_client::AdminClient},
+    console::console_client::ConsoleClient,
     journey::journey_client::JourneyClient,
     rules::rules_client::RulesClient,
 };
@@ -41,6 +42,10 @@ pub struct Site {
 impl Site {
     pub fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
         Ok(AdminClient::new(self.channel()?).max_decoding_message_size(MAX_GRPC_MESSAGE))
+    }
+
+    pub fn console(&self) -> anyhow::Result<ConsoleClient<Channel>> {
+        Ok(ConsoleClient::new(self.channel()?))
     }
 
     pub fn journey(&self) -> anyhow::Result<JourneyClient<Channel>> {

@@ -7,6 +7,7 @@
 mod config;
 mod error;
 pub mod mx;
+pub mod published;
 mod resolver;
 mod secure;
 
