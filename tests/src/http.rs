@@ -35,11 +35,23 @@ pub async fn request(method: &str, place: &str, path: &str, headers: &[(&str, &s
         head.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
         stream.write_all(head.as_bytes()).await?;
         let mut all = Vec::new();
-        stream.read_to_end(&mut all).await?;
+        // Not every server closes when it is asked to.
+        while !is_whole(&all) && stream.read_buf(&mut all).await? > 0 {}
         std::io::Result::Ok(all)
     };
     let all = tokio::time::timeout(Duration::from_secs(60), exchange).await.expect("an answer within a minute");
     parse(&String::from_utf8_lossy(&all.unwrap_or_else(|e| panic!("{method} {place}{path}: {e}"))))
+}
+
+/// Whether as many bytes are there as were announced; what is chunked ends with the connection.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, _)) = text.split_once("\r\n\r\n") else { return false };
+    let mut fields = head.lines().filter_map(|l| l.split_once(':'));
+    let length = fields
+        .find(|(k, _)| k.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, v)| v.trim().parse::<usize>().ok());
+    length.is_some_and(|n| answer.len() >= head.len() + 4 + n)
 }
 
 fn parse(text: &str) -> Answer {

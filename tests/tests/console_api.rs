@@ -35,12 +35,28 @@ fn api(site: &Site, role: &str, more: &[&str]) -> Api {
 
 /// What each operation is for, as a reader of docs/console.md expects it.
 const LOOK: [&str; 11] = [
-    "whoAmI", "logOut", "findMessages", "sendMessage", "showJourney", "followJourney", "showRecords", "listQueue",
-    "listDomains", "showDomain", "listAccounts",
+    "whoAmI",
+    "logOut",
+    "findMessages",
+    "sendMessage",
+    "showJourney",
+    "followJourney",
+    "showRecords",
+    "listQueue",
+    "listDomains",
+    "showDomain",
+    "listAccounts",
 ];
 const MANAGE: [&str; 9] = [
-    "changeQueue", "createAccount", "changeAccount", "deleteAccount", "setAlias", "deleteAlias", "listTokens",
-    "createToken", "revokeToken",
+    "changeQueue",
+    "createAccount",
+    "changeAccount",
+    "deleteAccount",
+    "setAlias",
+    "deleteAlias",
+    "listTokens",
+    "createToken",
+    "revokeToken",
 ];
 const OPERATE: [&str; 7] =
     ["listPaused", "pause", "resume", "listTenants", "createTenant", "createDomain", "deleteDomain"];
@@ -53,7 +69,8 @@ async fn every_route_lets_in_the_roles_it_is_for_and_nobody_else() {
     let admin = api(&site, "tenant-admin", &["--tenant", "acme"]);
     let support = api(&site, "support", &[]);
     let stranger = Api { place: operator.place.clone(), token: String::new() };
-    let forger = Api { place: operator.place.clone(), token: "postroad_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".into() };
+    let forger =
+        Api { place: operator.place.clone(), token: "postroad_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".into() };
     let document = request("GET", &operator.place, "/api/v1/openapi.json", &[], "").await.json();
     let mut seen = 0;
     for (path, operations) in document["paths"].as_object().unwrap() {
@@ -96,10 +113,13 @@ async fn a_tenant_sees_and_changes_nothing_of_another() {
         operator.ok("POST", "/accounts", account).await;
     }
     // From zeta to bob, who is of neither.
-    python(&site, r#"
+    python(
+        &site,
+        r#"
 smtp = smtplib.SMTP_SSL(HOST, PORT[465], context=TLS); smtp.login("eve@zeta.com", "secret")
 smtp.sendmail("eve@zeta.com", "bob@example.com", b"From: eve@zeta.com\r\nMessage-ID: <z@zeta.com>\r\n\r\nx\r\n")
-"#);
+"#,
+    );
     let zeta = api(&site, "tenant-admin", &["--tenant", "zeta"]);
     let acme = api(&site, "tenant-admin", &["--tenant", "acme"]);
     let found = eventually("zeta finds it", Duration::from_secs(20), || async {
@@ -131,17 +151,24 @@ smtp.sendmail("eve@zeta.com", "bob@example.com", b"From: eve@zeta.com\r\nMessage
         ("DELETE", "/accounts/eve@zeta.com", Value::Null),
         ("PUT", "/aliases/all@zeta.com", json!({ "targets": ["eve@acme.com"] })),
         ("DELETE", "/aliases/all@zeta.com", Value::Null),
-        ("POST", "/messages", json!({ "way": "submission", "from": "eve@zeta.com", "to": "b@x.com", "password": "secret" })),
+        (
+            "POST",
+            "/messages",
+            json!({ "way": "submission", "from": "eve@zeta.com", "to": "b@x.com", "password": "secret" }),
+        ),
         ("POST", "/messages", json!({ "way": "stranger", "from": "a@x.com", "to": "eve@zeta.com" })),
     ];
     for (method, path, body) in refused {
         assert_eq!(acme.call(method, path, body).await.status, 404, "{method} {path}");
     }
     // A message of zeta's that waits: acme's change changes nothing.
-    python(&site, r#"
+    python(
+        &site,
+        r#"
 smtp = smtplib.SMTP_SSL(HOST, PORT[465], context=TLS); smtp.login("eve@zeta.com", "secret")
 smtp.sendmail("eve@zeta.com", "x@[127.0.0.99]", b"From: eve@zeta.com\r\n\r\nx\r\n")
-"#);
+"#,
+    );
     let waiting = zeta.ok("GET", "/queue", Value::Null).await[0]["queue_id"].as_str().unwrap().to_owned();
     assert_eq!(acme.ok("GET", "/queue", Value::Null).await, json!([]));
     for action in ["hold", "bounce", "retry", "release"] {
@@ -174,7 +201,8 @@ async fn a_session_changes_things_only_from_our_own_page() {
     let site = site("127.0.0.7", |o| o);
     let operator = api(&site, "operator", &[]);
     let log_in = json!({ "token": operator.token }).to_string();
-    let begin = |headers: &'static [(&str, &str)]| request("POST", &operator.place, "/api/v1/session", headers, &log_in);
+    let begin =
+        |headers: &'static [(&str, &str)]| request("POST", &operator.place, "/api/v1/session", headers, &log_in);
     assert_eq!(begin(&[("Sec-Fetch-Site", "cross-site")]).await.status, 403, "login by another site's page");
     let answer = begin(&[("Sec-Fetch-Site", "same-origin")]).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -224,7 +252,10 @@ impl Issuer {
                 let text = loop {
                     n += stream.read(&mut head[n..]).await.unwrap();
                     let text = String::from_utf8_lossy(&head[..n]).into_owned();
-                    let length = text.to_lowercase().split_once("content-length: ").and_then(|(_, t)| t.split("\r\n").next()?.parse::<usize>().ok());
+                    let length = text
+                        .to_lowercase()
+                        .split_once("content-length: ")
+                        .and_then(|(_, t)| t.split("\r\n").next()?.parse::<usize>().ok());
                     if text.split_once("\r\n\r\n").is_some_and(|(_, body)| body.len() >= length.unwrap_or(0)) {
                         break text;
                     }
@@ -235,26 +266,38 @@ impl Issuer {
                     ("200 OK", String::new(), body.to_string())
                 } else if let Some(query) = path.strip_prefix("/authorize?") {
                     let query = form(query);
-                    assert_eq!((query["response_type"].as_str(), query["code_challenge_method"].as_str()), ("code", "S256"));
+                    assert_eq!(
+                        (query["response_type"].as_str(), query["code_challenge_method"].as_str()),
+                        ("code", "S256")
+                    );
                     let code = format!("code-{}", codes.len());
                     codes.insert(code.clone(), (query["nonce"].clone(), query["code_challenge"].clone()));
-                    let location = format!("Location: {}?code={code}&state={}\r\n", query["redirect_uri"], query["state"]);
+                    let location =
+                        format!("Location: {}?code={code}&state={}\r\n", query["redirect_uri"], query["state"]);
                     ("302 Found", location, String::new())
                 } else {
                     let form = form(text.split_once("\r\n\r\n").unwrap().1);
-                    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, form["code_verifier"].as_bytes());
+                    let digest =
+                        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, form["code_verifier"].as_bytes());
                     match codes.remove(&form["code"]) {
                         Some((nonce, challenge)) if challenge == URL_SAFE_NO_PAD.encode(digest.as_ref()) => {
                             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
                             let claims = json!({ "iss": own, "aud": "console", "sub": "1", "email": "eve@id.example",
                                                  "exp": now + 60, "nonce": nonce, "groups": *told.lock().unwrap() });
-                            let token = format!("{}.{}.x", URL_SAFE_NO_PAD.encode("{}"), URL_SAFE_NO_PAD.encode(claims.to_string()));
+                            let token = format!(
+                                "{}.{}.x",
+                                URL_SAFE_NO_PAD.encode("{}"),
+                                URL_SAFE_NO_PAD.encode(claims.to_string())
+                            );
                             ("200 OK", String::new(), json!({ "id_token": token, "access_token": "x" }).to_string())
                         }
                         _ => ("400 Bad Request", String::new(), json!({ "error": "invalid_grant" }).to_string()),
                     }
                 };
-                let answer = format!("HTTP/1.1 {status}\r\n{extra}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\n{extra}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
@@ -300,7 +343,8 @@ async fn an_issuer_logs_people_in_with_the_roles_of_their_groups() {
         let cookie = away.cookies[0].split(';').next().unwrap().to_owned();
         let (host, path) = away.headers["location"].strip_prefix("http://").unwrap().split_once('/').unwrap();
         let back = request("GET", host, &format!("/{path}"), &[], "").await;
-        let back = back.headers["location"].strip_prefix(&format!("http://{place}")).expect("our own address").to_owned();
+        let back =
+            back.headers["location"].strip_prefix(&format!("http://{place}")).expect("our own address").to_owned();
         (cookie, back)
     };
     let (cookie, back) = leave().await;
@@ -333,7 +377,10 @@ async fn a_fuzzer_finds_no_server_error_and_no_undocumented_answer() {
     for token in [&operator.token, &api(&site, "support", &[]).token] {
         let output = Command::new(&tool)
             .args(["run", &url, "--header", &format!("Authorization: Bearer {token}")])
-            .args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"])
+            .args([
+                "--checks",
+                "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+            ])
             .args(["--exclude-operation-id", "followJourney", "--phases", "examples,coverage,fuzzing"])
             .args(["--max-examples", "20", "--seed", "1", "--no-color", "--suppress-health-check", "all"])
             .current_dir(site.data())

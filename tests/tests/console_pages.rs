@@ -75,7 +75,9 @@ async fn go(browser: &Browser, page: &str) {
 
 async fn is_lit(browser: &Browser, hops: &[&str]) {
     for hop in hops {
-        browser.until(&format!("{hop} is lit"), &format!("document.querySelector('#hop-{hop}')?.dataset.state == 'lit'")).await;
+        browser
+            .until(&format!("{hop} is lit"), &format!("document.querySelector('#hop-{hop}')?.dataset.state == 'lit'"))
+            .await;
     }
 }
 
@@ -126,7 +128,9 @@ async fn a_message_lights_up_every_hop_from_sender_to_receiver() {
     is_lit(&browser, &["mua-out", "smtp", "mta", "mx", "imap"]).await;
     python(example, READ);
     is_lit(&browser, &["mua-in"]).await;
-    let lags = browser.run("return [...document.querySelectorAll('.hops li')].map(h => [h.id, Number(h.dataset.lagMs)])").await;
+    let lags = browser
+        .run("return [...document.querySelectorAll('.hops li')].map(h => [h.id, Number(h.dataset.lagMs)])")
+        .await;
     eprintln!("milliseconds from an event to its light: {lags}");
 
     // The dialogue at our door, without the password.
@@ -179,14 +183,18 @@ async fn a_spoofed_message_shows_where_and_why_it_was_stopped() {
     let (status, detail) = (browser.text("#status").await, browser.text("#hop-detail").await);
     assert!(status.contains("550 5.7.1"), "{status}");
     assert!(detail.contains("S: 550 5.7.1") && detail.to_lowercase().contains("dmarc"), "{detail}");
-    let later = browser.run("return ['mta', 'imap', 'mua-in'].map(h => document.querySelector(`#hop-${h}`).dataset.state)").await;
+    let later = browser
+        .run("return ['mta', 'imap', 'mua-in'].map(h => document.querySelector(`#hop-${h}`).dataset.state)")
+        .await;
     assert_eq!(later, json!(["idle", "idle", "idle"]));
     picture(&browser, "spoofed").await;
     // It stays to be found: nothing of it was accepted.
     go(&browser, "search").await;
     browser.fill("input[name=sender]", "ceo@sender.com").await;
     browser.click("#search-form button").await;
-    browser.until("the refusal is found", "document.querySelector('main table .tag.bad')?.textContent == 'refused'").await;
+    browser
+        .until("the refusal is found", "document.querySelector('main table .tag.bad')?.textContent == 'refused'")
+        .await;
     browser.click("main table a").await;
     browser.until("it is stopped", "document.querySelector('#hop-smtp')?.dataset.state == 'stop'").await;
     // One of ours who claims to be somebody else.
@@ -247,7 +255,9 @@ async fn each_role_sees_its_pages_and_is_refused_the_rest() {
     let operator = Api { place: place(sender), token: token(sender, "operator", &[]) };
     operator.ok("POST", "/tenants", json!({ "name": "acme" })).await;
     operator.ok("POST", "/domains", json!({ "name": "acme.com", "tenant": "acme" })).await;
-    operator.ok("POST", "/accounts", json!({ "address": "eve@acme.com", "password": "secret", "quota_bytes": 5_000_000 })).await;
+    operator
+        .ok("POST", "/accounts", json!({ "address": "eve@acme.com", "password": "secret", "quota_bytes": 5_000_000 }))
+        .await;
     let admin = token(sender, "tenant-admin", &["--tenant", "acme"]);
     let support = token(sender, "support", &["--tenant", "acme"]);
     let browser = Browser::start().await;
@@ -274,7 +284,12 @@ async fn each_role_sees_its_pages_and_is_refused_the_rest() {
     browser.fill("form[aria-label='New account'] input[name=address]", "dan@sender.com").await;
     browser.fill("form[aria-label='New account'] input[name=password]", "secret").await;
     browser.click("form[aria-label='New account'] button").await;
-    browser.until("another tenant's domain is refused", "document.querySelector('form .error')?.textContent.includes('not ours')").await;
+    browser
+        .until(
+            "another tenant's domain is refused",
+            "document.querySelector('form .error')?.textContent.includes('not ours')",
+        )
+        .await;
     browser.click("#logout").await;
     browser.until("the login is back", "document.querySelector('#login')").await;
 
@@ -290,6 +305,13 @@ async fn each_role_sees_its_pages_and_is_refused_the_rest() {
         return (await fetch('/api/v1/accounts/eve@acme.com', { method: 'DELETE', headers: { 'x-csrf-token': csrf } })).status })()";
     assert_eq!(browser.run(status).await, json!(403));
     browser.close().await;
-    let still = request("GET", &operator.place, "/api/v1/accounts", &[("Authorization", &format!("Bearer {}", operator.token))], "").await;
+    let still = request(
+        "GET",
+        &operator.place,
+        "/api/v1/accounts",
+        &[("Authorization", &format!("Bearer {}", operator.token))],
+        "",
+    )
+    .await;
     assert!(still.body.contains("eve@acme.com"), "{}", still.body);
 }

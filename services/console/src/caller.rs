@@ -171,7 +171,11 @@ mod tests {
     #[test]
     fn support_looks_and_tenant_admins_manage() {
         use Access::{Anybody, Look, Manage, Operate};
-        let table = [(Role::Operator, [true; 4]), (Role::TenantAdmin, [true, true, true, false]), (Role::Support, [true, true, false, false])];
+        let table = [
+            (Role::Operator, [true; 4]),
+            (Role::TenantAdmin, [true, true, true, false]),
+            (Role::Support, [true, true, false, false]),
+        ];
         for (role, allowed) in table {
             assert_eq!([Anybody, Look, Manage, Operate].map(|a| a.allows(role)), allowed, "{role:?}");
         }

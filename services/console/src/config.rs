@@ -242,7 +242,10 @@ mod tests {
             (Config { public_url: Some("console".into()), ..Config::default() }, "public_url"),
             (Config { submission: Some("mail".into()), ..Config::default() }, "host:port"),
             (oidc("http://id.example.com", support()), "https://host"),
-            (oidc("https://id.example.com", Grant { role: Role::TenantAdmin, tenant: String::new() }), "needs a tenant"),
+            (
+                oidc("https://id.example.com", Grant { role: Role::TenantAdmin, tenant: String::new() }),
+                "needs a tenant",
+            ),
             (oidc("https://id.example.com", Grant { role: Role::Operator, tenant: "a".into() }), "no tenant"),
         ];
         for (config, words) in cases {
@@ -250,7 +253,10 @@ mod tests {
             assert!(error.contains(words), "{error}");
         }
         assert_eq!(oidc("http://127.0.0.1:9", support()).validate(), Ok(()));
-        assert_eq!(Config { trace_url: Some("https://g/x?t={trace_id}".into()), ..Config::default() }.validate(), Ok(()));
+        assert_eq!(
+            Config { trace_url: Some("https://g/x?t={trace_id}".into()), ..Config::default() }.validate(),
+            Ok(())
+        );
     }
 
     #[test]

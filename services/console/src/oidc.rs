@@ -150,7 +150,9 @@ impl Provider {
         let is_ours = |value: &Value| value.as_str() == Some(&self.config.client_id);
         let for_us = match claims.get("aud") {
             // Trusted by several clients, it must say which one it was made for (steps 4 and 5).
-            Some(Value::Array(all)) if all.len() > 1 => all.iter().any(is_ours) && claims.get("azp").is_some_and(is_ours),
+            Some(Value::Array(all)) if all.len() > 1 => {
+                all.iter().any(is_ours) && claims.get("azp").is_some_and(is_ours)
+            }
             Some(Value::Array(all)) => all.iter().any(is_ours),
             Some(one) => is_ours(one),
             None => false,

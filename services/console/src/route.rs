@@ -70,7 +70,10 @@ pub struct Json<T>(pub T);
 pub struct Created<T>(pub T);
 pub struct NoContent;
 /// Server-sent events; the schema is that of the data of each.
-pub struct Events<T>(pub BoxStream<'static, Result<axum::response::sse::Event, std::convert::Infallible>>, pub std::marker::PhantomData<T>);
+pub struct Events<T>(
+    pub BoxStream<'static, Result<axum::response::sse::Event, std::convert::Infallible>>,
+    pub std::marker::PhantomData<T>,
+);
 /// A response with a body of type T and header fields of its own.
 pub struct WithHeaders<T>(pub HeaderMap, pub T);
 

@@ -30,7 +30,10 @@ pub struct Places {
 
 /// How a message leaves the page.
 pub enum Way {
-    Submission { account: String, password: String },
+    Submission {
+        account: String,
+        password: String,
+    },
     /// Like any host of the Internet.
     Stranger,
 }
@@ -195,7 +198,10 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
 /// A line that begins with a dot gets another (RFC 5321 §4.5.2).
 fn stuffed(content: &str) -> String {
     let lines = content.trim_end_matches("\r\n").split("\r\n");
-    lines.map(|line| if line.starts_with('.') { format!(".{line}") } else { line.to_owned() }).collect::<Vec<_>>().join("\r\n")
+    lines
+        .map(|line| if line.starts_with('.') { format!(".{line}") } else { line.to_owned() })
+        .collect::<Vec<_>>()
+        .join("\r\n")
 }
 
 /// From "… queued as ID", our own words at a 250.

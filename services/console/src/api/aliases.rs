@@ -24,7 +24,14 @@ pub struct Targets {
 pub async fn list(call: Call, of: OfDomain, _: Nothing) -> Result<Json<Vec<Alias>>, Problem> {
     let mut aliases = Vec::new();
     for domain in domains_of(&call.app, call.caller()?, &of.domain).await? {
-        let found = call.app.admin.clone().list_aliases(call.scoped(ListAliasesRequest { domain })?).await?.into_inner().aliases;
+        let found = call
+            .app
+            .admin
+            .clone()
+            .list_aliases(call.scoped(ListAliasesRequest { domain })?)
+            .await?
+            .into_inner()
+            .aliases;
         aliases.extend(found.into_iter().map(|a| Alias { address: a.address, targets: a.targets }));
     }
     Ok(Json(aliases))

@@ -66,7 +66,12 @@ pub async fn create(call: Call, _: Nothing, new: New) -> Result<Created<Listed>,
             format!("domain {} is there, of tenant {}", there.name, there.tenant),
         ));
     }
-    let made = app.admin.clone().create_domain(call.scoped(CreateDomainRequest { name: domain.to_string() })?).await?.into_inner();
+    let made = app
+        .admin
+        .clone()
+        .create_domain(call.scoped(CreateDomainRequest { name: domain.to_string() })?)
+        .await?
+        .into_inner();
     if new.tenant.is_empty() {
         return Ok(Created(Listed { name: made.name, tenant: "default".into() }));
     }
@@ -106,7 +111,8 @@ pub async fn show(call: Call, _: Nothing, _: Nothing) -> Result<Json<Shown>, Pro
 
 async fn judge(app: &App, record: proto::admin::DnsRecord) -> Record {
     let (wanted, found) = if record.r#type == "MX" {
-        let hosts = app.resolver.mx(&record.name).await.map(|all| all.into_iter().map(|mx| mx.host).collect::<Vec<_>>());
+        let hosts =
+            app.resolver.mx(&record.name).await.map(|all| all.into_iter().map(|mx| mx.host).collect::<Vec<_>>());
         (Wanted::Mx { hosts: vec![app.config.hostname.clone()] }, hosts)
     } else {
         let texts = app.resolver.txt(&record.name).await;

@@ -163,7 +163,8 @@ pub async fn show(call: Call, scope: Scope, _: Nothing) -> Result<Json<Journey>,
     let own = trace(app, &message.queue_id).await?;
     let onward: HashSet<_> = own.iter().filter_map(|e| app.sites.onward(e)).filter(|_| !scope.local).take(20).collect();
     let elsewhere = futures::future::join_all(onward.iter().map(|o| app.sites.events(o))).await;
-    let mut events: Vec<Event> = own.into_iter().map(|e| event(app, e)).chain(elsewhere.into_iter().flatten()).collect();
+    let mut events: Vec<Event> =
+        own.into_iter().map(|e| event(app, e)).chain(elsewhere.into_iter().flatten()).collect();
     // Stable: what one site says stays in its order.
     events.sort_by_key(|e| e.at_ms);
     Ok(Json(Journey { message, events }))

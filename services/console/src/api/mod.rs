@@ -46,7 +46,13 @@ pub fn routes() -> Vec<Route> {
             records::show,
         ),
         // ---- queue
-        route(get.clone(), "/queue", ("listQueue", "Deliveries without a final state, oldest first"), Look, queue::list),
+        route(
+            get.clone(),
+            "/queue",
+            ("listQueue", "Deliveries without a final state, oldest first"),
+            Look,
+            queue::list,
+        ),
         route(
             post.clone(),
             "/queue/{queue_id}",
@@ -69,7 +75,13 @@ pub fn routes() -> Vec<Route> {
             Look,
             domains::show,
         ),
-        route(delete.clone(), "/domains/{domain}", ("deleteDomain", "Remove an empty domain"), Operate, domains::delete),
+        route(
+            delete.clone(),
+            "/domains/{domain}",
+            ("deleteDomain", "Remove an empty domain"),
+            Operate,
+            domains::delete,
+        ),
         route(get.clone(), "/accounts", ("listAccounts", "Accounts"), Look, accounts::list),
         route(post.clone(), "/accounts", ("createAccount", "Make an account"), Manage, accounts::create),
         route(

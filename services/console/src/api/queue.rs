@@ -116,8 +116,7 @@ pub async fn change(call: Call, _: Nothing, change: Change) -> Result<Json<Chang
         tenant: call.caller()?.tenant.clone(),
         ..ListQueueRequest::default()
     };
-    let request =
-        ChangeQueueRequest { action: action.into(), filter: Some(filter), ..ChangeQueueRequest::default() };
+    let request = ChangeQueueRequest { action: action.into(), filter: Some(filter), ..ChangeQueueRequest::default() };
     let changed = call.app.admin.clone().change_queue(call.scoped(request)?).await?.into_inner().changed;
     Ok(Json(Changed { changed }))
 }

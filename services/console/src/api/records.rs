@@ -53,7 +53,14 @@ pub async fn show(call: Call, _: Nothing, _: Nothing) -> Result<Json<Vec<Record>
     // Of the tree walk only what decides: the first that is there.
     let mut has_policy = false;
     records.sort_by_key(|r| (r.mechanism, std::cmp::Reverse(r.name.len())));
-    records.retain(|r| r.mechanism != "DMARC" || (!has_policy && r.value.is_some() && { has_policy = true; true }) || !r.error.is_empty());
+    records.retain(|r| {
+        r.mechanism != "DMARC"
+            || (!has_policy && r.value.is_some() && {
+                has_policy = true;
+                true
+            })
+            || !r.error.is_empty()
+    });
     Ok(Json(records))
 }
 

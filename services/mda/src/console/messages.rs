@@ -46,7 +46,7 @@ select queue_id, message_id, reverse_path, (extract(epoch from accepted_at) * 10
        size, traceparent,
        (select count(*) from deliveries d where d.queue_id = page.queue_id) as open,
        coalesce((select array_agg(r) from (select distinct recipient as r from journey j
-                 where j.queue_id = page.queue_id and recipient <> '' limit 20) some), '{}') as recipients,
+                 where j.queue_id = page.queue_id and recipient <> '' limit 20) few), '{}') as recipients,
        coalesce((select name from journey j where j.queue_id = page.queue_id order by id desc limit 1), '') as last_event
 from page order by accepted_at desc";
 
