@@ -63,7 +63,7 @@ impl Browser {
     }
 
     async fn command(&self, method: &str, path: &str, body: Value) -> Result<Value, String> {
-        let body = if method == "GET" { String::new() } else { body.to_string() };
+        let body = if body.is_null() { String::new() } else { body.to_string() };
         let path = format!("/session/{}{path}", self.session);
         let answer = request(method, &self.place, &path, &[], &body).await;
         let value = answer.json()["value"].clone();

@@ -69,7 +69,7 @@ async fn log_in(browser: &Browser, site: &Site, token: &str) {
 
 async fn go(browser: &Browser, page: &str) {
     browser.run(&format!("location.hash = '#/{page}'")).await;
-    let heading = page[..1].to_uppercase() + &page[1..];
+    let heading = if page == "journey" { "Email Journey".to_owned() } else { page[..1].to_uppercase() + &page[1..] };
     browser.until(page, &format!("document.querySelector('main h1')?.textContent == {heading:?}")).await;
 }
 

@@ -52,7 +52,7 @@ async function login() {
   document.title = "Log in – Postroad";
   const about = await api.get("/about").catch(() => ({ hostname: location.host, oidc: false }));
   const form = el("form", { class: "card narrow grid", id: "login" }, el("h1", { class: "wide" }, `Log in to ${about.hostname}`),
-    field("Token", { name: "token", type: "password", required: true, autocomplete: "current-password", autofocus: true }, "wide"),
+    field("Token", { name: "token", type: "password", required: true, autocomplete: "current-password" }, "wide"),
     el("button", { class: "main" }, "Log in"),
     about.oidc && el("a", { class: "button", href: "/login/oidc" }, "Single sign-on"),
     el("p", { class: "soft wide" }, "A token is made with “postroad admin token add”."));
