@@ -43,8 +43,9 @@ RENDERINGS = {
     "claims": ["--set", "postgres.persistence.existingClaim=pg,redis.persistence.existingClaim=rd"],
     "keda": ["--set", "mda.keda.enabled=true,imapGateway.keda.enabled=true,monitoring.prometheusAddress=http://p:9090"],
     "monitored": ["--set", "monitoring.serviceMonitors.enabled=true,monitoring.prometheusRules.enabled=true,monitoring.dashboards.enabled=true,telemetry.otlpEndpoint=http://tempo:4317"],
-    "small": ["--set", "pop3Gateway.enabled=false,operator.enabled=false"],
+    "small": ["--set", "pop3Gateway.enabled=false,operator.enabled=false,console.enabled=false"],
     "balancer": ["--set", "mailService.type=LoadBalancer,proxyProtocol.from={10.0.0.0/8,fd00::/8},mailService.nodePorts.smtp=30025"],
+    "console": ["--set", "console.https=false,console.publicUrl=https://console.example.com,console.service.type=LoadBalancer"],
     "offline": ["--set", "image.pullPolicy=Never,image.tag=1.2,postgres.image.name=localhost/pg,redis.image.name=localhost/redis,mda.image.tag=1.3"],
 }
 # wrong values, and what the refusal must name
@@ -63,6 +64,7 @@ REFUSED = {
     "redis.enabled=false": ["queue.existingSecret.name"],
     "tls.mode=existingSecret": ["tls.existingSecret"],
     "grpcTLS.mode=certManager": ["grpcTLS.issuerRef.name"],
+    "console.publicUrl=console": ["/console/publicUrl"],
     "mda.keda.enabled=true": ["monitoring.prometheusAddress"],
 }
 # Kinds of other projects: Kubernetes has no schema for them.

@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROGRAMS = ["smtp-ingress", "auth-checker", "mda", "outbound-relay", "imap-gateway", "pop3-gateway", "operator", "postroad"]
+PROGRAMS = ["smtp-ingress", "auth-checker", "mda", "outbound-relay", "imap-gateway", "pop3-gateway", "operator", "console", "postroad"]
 CERTIFICATES = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
 # One image is one binary; a larger one has something in it that does not belong there.
 MOST = 40_000_000

@@ -57,6 +57,7 @@ def settings(program, http, port):
         "mda": {"LISTEN": f"127.0.0.1:{port}", "DATABASE_URL": f"postgres://u@{NOBODY}/d", "REDIS_URL": f"redis://{NOBODY}/"},
         "outbound-relay": {"REDIS_URL": f"redis://{NOBODY}/", "HOSTNAME": "mail.example.com"},
         "operator": {"HOSTNAME": "mail.example.com"},
+        "console": {"LISTEN": f"127.0.0.1:{port}"},
     }.get(program, {})
     if program in MAIL:
         own |= {MAIL[program][0]: f"127.0.0.1:{port}"}

@@ -3,6 +3,7 @@
 const FILES: [&str; 9] = [
     "postroad/admin/v1/admin.proto",
     "postroad/auth/v1/auth.proto",
+    "postroad/console/v1/console.proto",
     "postroad/directory/v1/directory.proto",
     "postroad/journey/v1/journey.proto",
     "postroad/mailboxes/v1/mailboxes.proto",

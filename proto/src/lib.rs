@@ -11,7 +11,7 @@ macro_rules! contract {
     )*};
 }
 
-contract! { admin auth directory journey mailboxes relay report rules spool }
+contract! { admin auth console directory journey mailboxes relay report rules spool }
 
 /// Content travels in chunks of this many bytes, so that one call costs no connection its turn.
 pub const CHUNK: usize = 256 * 1024;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at its first surprise")]
 
 pub mod bench;
+pub mod browser;
 pub mod chaos;
 pub mod client;
 pub mod collector;
@@ -13,6 +14,7 @@ pub mod dns;
 pub mod door;
 pub mod fickle;
 pub mod fuzz;
+pub mod http;
 pub mod imap;
 pub mod metrics;
 pub mod postfix;

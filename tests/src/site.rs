@@ -41,7 +41,8 @@ pub const PORTS: [u16; 8] = [25, 587, 465, 143, 993, 110, 995, 4190];
 pub fn free_port_offset(hosts: &[&str]) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let is_free = |offset: u16| {
-        hosts.iter().all(|host| PORTS.iter().all(|port| TcpListener::bind((*host, port + offset)).is_ok()))
+        let ports = || PORTS.iter().chain(&[8080]);
+        hosts.iter().all(|host| ports().all(|port| TcpListener::bind((*host, port + offset)).is_ok()))
     };
     // Below the ephemeral range, above what `postroad up` takes for itself.
     let start = u16::try_from(std::process::id() % 40).unwrap();

@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod bounce;
 pub mod config;
+pub mod console;
 pub mod content;
 pub mod database;
 pub mod delivery;
@@ -38,7 +39,8 @@ use anyhow::Context as _;
 pub use config::Config;
 use config::Role;
 use proto::{
-    MAX_GRPC_MESSAGE, admin::admin_server::AdminServer, directory::directory_server::DirectoryServer,
+    MAX_GRPC_MESSAGE, admin::admin_server::AdminServer, console::console_server::ConsoleServer,
+    directory::directory_server::DirectoryServer,
     journey::journey_server::JourneyServer, mailboxes::mailboxes_server::MailboxesServer,
     relay::relay_server::RelayServer, report::reports_server::ReportsServer, rules::rules_server::RulesServer,
     spool::spool_server::SpoolServer,
@@ -232,6 +234,7 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
             vault: parts.vault.clone(),
         };
         routes.add_service(AdminServer::new(admin));
+        routes.add_service(ConsoleServer::new(console::Console { pool: pool() }));
     }
     if config.has(Role::Journey) {
         routes.add_service(JourneyServer::new(journey::Journey { pool: pool() }));

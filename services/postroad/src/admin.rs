@@ -1,9 +1,10 @@
-//! `postroad admin`: tenants, domains, accounts, aliases and groups; keys and reports; mail in and out
-//! of other formats.
+//! `postroad admin`: tenants, domains, accounts, aliases and groups; keys, reports and tokens; mail in
+//! and out of other formats.
 
 mod app_password;
 mod authentication;
 mod tenant;
+mod token;
 mod transfer;
 
 use std::io::{BufRead as _, Read as _};
@@ -71,6 +72,9 @@ enum Subject {
     /// Reports from others about our domains
     #[command(subcommand)]
     Report(authentication::Report),
+    /// Who may use the console and its API
+    #[command(subcommand)]
+    Token(token::Token),
 }
 
 #[derive(Debug, Subcommand)]
@@ -255,6 +259,8 @@ enum Group {
 pub(crate) struct Answer {
     pub lines: Vec<String>,
     pub document: Value,
+    lines: Vec<String>,
+    document: Value,
 }
 
 pub async fn run(options: Options) -> anyhow::Result<()> {
@@ -274,6 +280,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Subject::Dkim(dkim) => dkim.run(client).await?,
         Subject::Dmarc(dmarc) => dmarc.run(client).await?,
         Subject::Report(report) => report.run(client).await?,
+        Subject::Token(token) => token.run(options.site.console()?).await?,
     };
     if options.site.json {
         println!("{}", answer.document);

@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use proto::{
     MAX_GRPC_MESSAGE,
     admin::{Domain, admin_client::AdminClient},
+    console::console_client::ConsoleClient,
     journey::journey_client::JourneyClient,
     mailboxes::mailboxes_client::MailboxesClient,
     rules::rules_client::RulesClient,
@@ -55,6 +56,10 @@ impl Site {
     /// For whole mailboxes: a call may take long.
     pub fn mailboxes(&self) -> anyhow::Result<MailboxesClient<Channel>> {
         Ok(MailboxesClient::new(self.channel_for(TRANSFER_DEADLINE)?).max_decoding_message_size(MAX_GRPC_MESSAGE))
+    }
+
+    pub fn console(&self) -> anyhow::Result<ConsoleClient<Channel>> {
+        Ok(ConsoleClient::new(self.channel()?))
     }
 
     pub fn journey(&self) -> anyhow::Result<JourneyClient<Channel>> {

@@ -56,6 +56,8 @@ async fn run_until_trouble(site: &Site, plan: &mut Plan, supervisor: &mut Superv
         Ok(started) => started?,
         Err(_) => bail!("not ready after {} s; see {}", START_TIMEOUT.as_secs(), site.log_directory().display()),
     }
+    let log_in = format!("postroad admin --data {} token add --role operator me", site.root().display());
+    say(std::io::stderr(), &format!("console: {} (log in with a token: {log_in})", plan.console_url()));
     say(std::io::stdout(), "ready");
     loop {
         let exit = supervisor.next_exit().await;

@@ -14,7 +14,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-const SERVICES: [&str; 6] = ["mda", "auth-checker", "smtp-ingress", "outbound-relay", "imap-gateway", "pop3-gateway"];
+const SERVICES: [&str; 7] =
+    ["mda", "auth-checker", "smtp-ingress", "outbound-relay", "imap-gateway", "pop3-gateway", "console"];
 
 /// Binds what it is told to, says that it is ready, and ends on SIGTERM.
 const STAND_IN: &str = r#"#!/usr/bin/python3

@@ -8,6 +8,7 @@ mod config;
 mod error;
 mod flight;
 pub mod mx;
+pub mod published;
 mod resolver;
 mod secure;
 

@@ -7,8 +7,8 @@ use address::Domain;
 use ipnet::IpNet;
 
 /// The services that `--replicas` can multiply.
-pub const SERVICES: [&str; 6] =
-    ["mda", "auth-checker", "smtp-ingress", "outbound-relay", "imap-gateway", "pop3-gateway"];
+pub const SERVICES: [&str; 7] =
+    ["mda", "auth-checker", "smtp-ingress", "outbound-relay", "imap-gateway", "pop3-gateway", "console"];
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -18,8 +18,8 @@ pub struct Options {
     /// Address of the mail ports, and the source of mail to other sites
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
     pub listen: IpAddr,
-    /// Added to the mail ports 25, 587, 465, 143, 993, 110, 995
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=64_540))]
+    /// Added to the mail ports 25, 587, 465, 143, 993, 110, 995 and to the console's 8080
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=57_455))]
     pub port_offset: u16,
     /// A domain that mail is accepted for; made if it is not there
     #[arg(long, value_name = "D")]

@@ -8,7 +8,10 @@ use anyhow::{Context as _, bail};
 /// while its process is started again.
 const INSIDE: std::ops::Range<u16> = 20_000..32_000;
 
-/// The mail ports with their offset.
+/// The console's, before the offset.
+pub const CONSOLE: u16 = 8080;
+
+/// The mail ports and the console's, with their offset.
 #[derive(Debug, Clone, Copy)]
 pub struct MailPorts {
     address: IpAddr,
@@ -26,7 +29,7 @@ impl MailPorts {
     }
 
     pub fn all(self) -> impl Iterator<Item = SocketAddr> {
-        [25, 587, 465, 143, 993, 110, 995, 4190].into_iter().map(move |port| self.at(port))
+        [25, 587, 465, 143, 993, 110, 995, 4190, CONSOLE].into_iter().map(move |port| self.at(port))
     }
 
     /// The services share ports by SO_REUSEPORT, so they would not notice a stranger (or another

@@ -11,7 +11,7 @@ use runtime::grpc::Peers;
 use super::{
     certificate,
     options::{Options, SERVICES},
-    ports::{InsidePorts, MailPorts},
+    ports::{CONSOLE, InsidePorts, MailPorts},
     postgres,
     process::{Patience, Program},
     redis, secret,
@@ -71,7 +71,14 @@ impl Plan {
             // The last one given counts.
             let replicas = options.replicas.iter().rev().find(|(name, _)| name == service).map_or(1, |(_, n)| *n);
             for number in 1..=replicas {
-                processes.push(Process { service, number, listen: inside.take()?, health: inside.take()? });
+                let mut free = || loop {
+                    let address = inside.take()?;
+                    // The console's may lie among them.
+                    if address.port() != mail.at(CONSOLE).port() {
+                        return anyhow::Ok(address);
+                    }
+                };
+                processes.push(Process { service, number, listen: free()?, health: free()? });
             }
         }
         let mut plan = Self {
@@ -100,6 +107,13 @@ impl Plan {
 
     pub fn mail_ports(&self) -> impl Iterator<Item = SocketAddr> {
         self.mail.all()
+    }
+
+    /// Where the console is, for a browser.
+    pub fn console_url(&self) -> String {
+        let address = reachable(self.mail.at(CONSOLE));
+        let scheme = if self.mail.at(CONSOLE).ip().is_loopback() { "http" } else { "https" };
+        format!("{scheme}://{address}/")
     }
 
     pub fn mda_peers(&self) -> anyhow::Result<Peers> {
@@ -218,7 +232,7 @@ impl Plan {
         if !options.listen.is_unspecified() {
             relay.push(setting("source_address", options.listen.to_string()));
         }
-        all.insert("outbound-relay", [relay, dns].concat());
+        all.insert("outbound-relay", [relay, dns.clone()].concat());
         let imap = [
             setting("hostname", hostname.clone()),
             setting("imap_listen", at(143)),
@@ -228,13 +242,38 @@ impl Plan {
         ];
         all.insert("imap-gateway", [&imap[..], &listener].concat());
         let pop3 = [
-            setting("hostname", hostname),
+            setting("hostname", hostname.clone()),
             setting("pop3_listen", at(110)),
             setting("pop3s_listen", at(995)),
-            setting("mda", mda),
+            setting("mda", mda.clone()),
         ];
         all.insert("pop3-gateway", [&pop3[..], &listener].concat());
+        let mut console = vec![
+            setting("hostname", hostname.clone()),
+            setting("listen", at(CONSOLE)),
+            setting("mda", mda),
+            setting("submission", reachable(self.mail.at(465)).to_string()),
+            setting("submission_name", hostname),
+            setting("mx", reachable(self.mail.at(25)).to_string()),
+        ];
+        if options.tls_cert.is_none() {
+            console.push(setting("submission_ca", site.path("tls").join("ca.pem")));
+        }
+        // Passwords leave no machine in the clear.
+        if !options.listen.is_loopback() {
+            console.extend(listener[..2].iter().cloned());
+        }
+        all.insert("console", [console, dns].concat());
         Ok(all)
+    }
+}
+
+/// How this machine itself gets to a port of ours.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(a) if a.ip().is_unspecified() => (std::net::Ipv4Addr::LOCALHOST, a.port()).into(),
+        SocketAddr::V6(a) if a.ip().is_unspecified() => (std::net::Ipv6Addr::LOCALHOST, a.port()).into(),
+        other => other,
     }
 }
 
