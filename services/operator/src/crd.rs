@@ -43,10 +43,10 @@ pub struct DomainSpec {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// The domain, its keys and its mail stay.
+    /// What was made stays: the domain with its keys and its mail, the pool.
     #[default]
     Retain,
-    /// The domain is removed; the resource stays until its last account and alias is gone.
+    /// It is removed; a domain's resource stays until its last account and alias is gone.
     Delete,
 }
 
@@ -79,7 +79,56 @@ pub struct PublishedRecord {
     pub found: Option<String>,
 }
 
+/// Addresses that the mail of some tenants leaves from, with their names.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "mail.postroad.dev",
+    version = "v1alpha1",
+    kind = "EgressPool",
+    plural = "egresspools",
+    category = "postroad",
+    namespaced,
+    status = "EgressPoolStatus",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct EgressPoolSpec {
+    /// Used in turn. Mail waits on a relay that has none of these addresses.
+    #[schemars(length(min = 1, max = 256))]
+    pub sources: Vec<Source>,
+    /// Names of the tenants whose mail leaves from here and from nowhere else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<String>,
+    /// What happens to the pool when the resource is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// Where connections are made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// An IP address that relays can bind to.
+    #[schemars(length(min = 2, max = 45))]
+    pub address: String,
+    /// The name in EHLO; the address should have it in reverse DNS. Default: the relay's own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub hostname: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EgressPoolStatus {
+    /// The generation that was applied last.
+    pub observed_generation: Option<i64>,
+    /// `Ready`: mda has it, and relays use it within seconds.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
 /// All of them, as the chart has them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Domain::crd()]
+    vec![Domain::crd(), EgressPool::crd()]
 }

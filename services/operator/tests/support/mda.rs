@@ -2,13 +2,18 @@
 //! would have to know every other call of Admin, too.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     task::{Context, Poll},
 };
 
 use futures::future::BoxFuture;
-use proto::admin::{CreateDomainRequest, DeleteDomainRequest, DeleteDomainResponse, DnsRecord, Domain};
+use proto::{
+    admin::{CreateDomainRequest, DeleteDomainRequest, DeleteDomainResponse, DnsRecord, Domain},
+    relay::{
+        DeletePoolRequest, DeletePoolResponse, EgressPool, ListPoolsRequest, ListPoolsResponse, egress_server,
+    },
+};
 use runtime::grpc::Peers;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -25,6 +30,7 @@ pub struct FakeMda(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     domains: BTreeSet<String>,
+    pools: BTreeMap<String, EgressPool>,
     refusal: Option<(Code, &'static str)>,
 }
 
@@ -32,12 +38,16 @@ impl FakeMda {
     pub async fn start(&self) -> Peers {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peers = listener.local_addr().unwrap().into();
-        tokio::spawn(runtime::grpc::serve(listener, Routes::new(self.clone()), CancellationToken::new()));
+        tokio::spawn(runtime::grpc::serve(listener, Routes::new(self.clone()).add_service(egress_server::EgressServer::new(self.clone())), CancellationToken::new()));
         peers
     }
 
     pub fn domains(&self) -> Vec<String> {
         self.0.lock().unwrap().domains.iter().cloned().collect()
+    }
+
+    pub fn pool(&self, name: &str) -> Option<EgressPool> {
+        self.0.lock().unwrap().pools.get(name).cloned()
     }
 
     /// What every call is answered with.
@@ -117,5 +127,27 @@ impl tower::Service<http::Request<Body>> for FakeMda {
                 other => panic!("{other} is not expected"),
             })
         })
+    }
+}
+
+#[tonic::async_trait]
+impl egress_server::Egress for FakeMda {
+    async fn set_pool(&self, request: Request<EgressPool>) -> Result<Response<EgressPool>, Status> {
+        self.refused()?;
+        let pool = request.into_inner();
+        self.0.lock().unwrap().pools.insert(pool.name.clone(), pool.clone());
+        Ok(Response::new(pool))
+    }
+
+    async fn delete_pool(&self, request: Request<DeletePoolRequest>) -> Result<Response<DeletePoolResponse>, Status> {
+        self.refused()?;
+        match self.0.lock().unwrap().pools.remove(&request.into_inner().name) {
+            Some(_) => Ok(Response::new(DeletePoolResponse {})),
+            None => Err(Status::not_found("no such pool")),
+        }
+    }
+
+    async fn list_pools(&self, _: Request<ListPoolsRequest>) -> Result<Response<ListPoolsResponse>, Status> {
+        Err(Status::unimplemented("the operator does not ask"))
     }
 }
