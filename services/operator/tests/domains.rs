@@ -7,7 +7,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use kube::runtime::controller::Action;
-use operator::{FINALIZER, on_error, reconcile};
+use operator::FINALIZER;
 use serde_json::json;
 use support::World;
 use tokio_util::sync::CancellationToken;
@@ -271,5 +271,4 @@ fn the_charts_crds_are_those_of_the_types() {
     let theirs = std::fs::read_to_string(file).unwrap();
     assert!(ours == theirs, "cargo run -p operator --example crds > helm/postroad/crds/domains.yaml");
     assert!(ours.contains("a domain cannot be renamed"));
-    let _ = (reconcile, on_error);
 }
