@@ -33,12 +33,7 @@ impl NameServer {
         Self::serve(address, udp, tcp, origins)
     }
 
-    fn serve(
-        address: SocketAddr,
-        udp: tokio::net::UdpSocket,
-        tcp: tokio::net::TcpListener,
-        origins: &[&str],
-    ) -> Self {
+    fn serve(address: SocketAddr, udp: tokio::net::UdpSocket, tcp: tokio::net::TcpListener, origins: &[&str]) -> Self {
         let mut catalog = Catalog::new();
         let mut zones = Vec::new();
         for origin in origins {

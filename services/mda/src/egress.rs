@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 
 use proto::relay::{
-    DeletePoolRequest, DeletePoolResponse, EgressPool, EgressSource, ListPoolsRequest, ListPoolsResponse,
-    egress_server,
+    DeletePoolRequest, DeletePoolResponse, EgressPool, EgressSource, ListPoolsRequest, ListPoolsResponse, egress_server,
 };
 use sqlx::{FromRow, PgPool};
 use tonic::{Request, Response, Status};
@@ -75,8 +74,7 @@ impl egress_server::Egress for Egress {
     }
 
     async fn list_pools(&self, _: Request<ListPoolsRequest>) -> Result<Response<ListPoolsResponse>, Status> {
-        let rows: Vec<Row> =
-            sqlx::query_as(POOLS).bind(None::<&str>).fetch_all(&self.pool).await.map_err(status)?;
+        let rows: Vec<Row> = sqlx::query_as(POOLS).bind(None::<&str>).fetch_all(&self.pool).await.map_err(status)?;
         Ok(Response::new(ListPoolsResponse { pools: rows.into_iter().map(Into::into).collect() }))
     }
 }

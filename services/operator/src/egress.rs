@@ -15,7 +15,7 @@ use proto::relay::{DeletePoolRequest, EgressPool as Pool, EgressSource};
 use tonic::Code;
 
 use crate::{
-    crd::{DeletionPolicy, EgressPool, EgressPoolStatus},
+    crd::{AppliedStatus, DeletionPolicy, EgressPool},
     domain::{Context, Error},
     status::{Ours, Status, condition, let_go, publish, reason, replaced, tell},
 };
@@ -24,16 +24,16 @@ pub const EGRESS_FINALIZER: &str = "mail.postroad.dev/egress-pool";
 /// Somebody may have changed it behind our back.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
-impl Status for EgressPoolStatus {
+impl Status for AppliedStatus {
     fn conditions(&self) -> &[Condition] {
         &self.conditions
     }
 }
 
 impl Ours for EgressPool {
-    type Status = EgressPoolStatus;
+    type Status = AppliedStatus;
 
-    fn status(&self) -> Option<&EgressPoolStatus> {
+    fn status(&self) -> Option<&AppliedStatus> {
         self.status.as_ref()
     }
 }
@@ -70,14 +70,12 @@ async fn apply(pool: &EgressPool, context: &Context, api: &Api<EgressPool>) -> R
             let words = format!("relays use it for {tenants} tenants");
             (condition(pool, "Ready", "True", "Applied", &words), Ok(Action::requeue(LOOK_AGAIN)))
         }
-        Err(status) => {
-            (condition(pool, "Ready", "False", reason(&status), status.message()), Err(Error::from(status)))
-        }
+        Err(status) => (condition(pool, "Ready", "False", reason(&status), status.message()), Err(Error::from(status))),
     };
     let old = pool.status.clone().unwrap_or_default();
     let generation = if outcome.is_ok() { pool.meta().generation } else { old.observed_generation };
     let conditions = replaced(old.conditions, ready);
-    publish(pool, context, api, EgressPoolStatus { observed_generation: generation, conditions }).await?;
+    publish(pool, context, api, AppliedStatus { observed_generation: generation, conditions }).await?;
     outcome
 }
 

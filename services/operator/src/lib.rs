@@ -2,7 +2,7 @@
 //!
 //! - **Role**: a `Domain` resource becomes a domain of `mda` with DKIM keys; its status says which
 //!   records to publish, and which are published and right. An `EgressPool` becomes addresses that
-//!   relays send from. Mailboxes stay out of etcd.
+//!   relays send from, a `Tenant` limits its accounts together. Mailboxes stay out of etcd.
 //! - **Ports**: the runtime's HTTP port only.
 //! - **Peers**: the Kubernetes API, `mda`'s Admin and Egress, name servers.
 //! - **Scaling**: one process works, by a Lease; more wait to take over within `lease_seconds`.
@@ -18,6 +18,7 @@ mod lease;
 mod metrics;
 mod records;
 mod status;
+mod tenant;
 
 use std::sync::Arc;
 
@@ -35,14 +36,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use crd::{
-    DeletionPolicy, Domain, DomainSpec, DomainStatus, EgressPool, EgressPoolSpec, EgressPoolStatus, PublishedRecord,
-    Source, crds,
+    AppliedStatus, DeletionPolicy, Domain, DomainSpec, DomainStatus, EgressPool, EgressPoolSpec, PublishedRecord,
+    Quota, Source, Tenant, TenantSpec, crds,
 };
 pub use domain::{Context, Error, FINALIZER, on_error, reconcile};
 pub use egress::{EGRESS_FINALIZER, reconcile_pool};
 pub use lease::{Lease, lead};
 pub use metrics::Metrics;
 pub use records::{State, Wanted, Zone, compare};
+pub use tenant::{TENANT_FINALIZER, reconcile_tenant};
 
 /// Waits for the lease, reconciles as long as it holds it, until shutdown.
 pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()> {
@@ -74,6 +76,15 @@ async fn watch(context: Arc<Context>, namespace: String, lost: CancellationToken
     let client = || context.client.clone();
     let domains: Api<Domain> = Api::namespaced(client(), &namespace);
     let pools: Api<EgressPool> = Api::namespaced(client(), &namespace);
+    let tenants: Api<Tenant> = Api::namespaced(client(), &namespace);
+    let tenants = Controller::new(tenants, watcher::Config::default())
+        .graceful_shutdown_on(lost.clone().cancelled_owned())
+        .run(reconcile_tenant, on_error, context.clone())
+        .for_each(async |outcome| {
+            if let Err(e) = outcome {
+                tracing::warn!(error = %e, "a Tenant is not reconciled");
+            }
+        });
     let domains = Controller::new(domains, watcher::Config::default())
         .graceful_shutdown_on(lost.clone().cancelled_owned())
         .run(reconcile, on_error, context.clone())
@@ -90,5 +101,5 @@ async fn watch(context: Arc<Context>, namespace: String, lost: CancellationToken
                 tracing::warn!(error = %e, "an EgressPool is not reconciled");
             }
         });
-    tokio::join!(domains, pools);
+    tokio::join!(tenants, domains, pools);
 }

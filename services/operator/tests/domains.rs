@@ -206,6 +206,54 @@ async fn an_egress_pool_is_handed_over_changed_and_retained_or_deleted() {
 }
 
 #[tokio::test]
+async fn a_tenant_is_made_limited_and_retained_or_deleted() {
+    let world = World::new().await;
+    let ready = || {
+        let condition = world.api.object("shop").unwrap()["status"]["conditions"][0].clone();
+        (condition["status"].as_str().unwrap().to_owned(), condition["message"].as_str().unwrap().to_owned())
+    };
+    let quota = || world.mda.tenant("Shop").map(|t| (t.quota_bytes, t.quota_messages));
+    world.api.put_kind("Tenant", "shop", json!({ "name": "Shop" }));
+    world.reconcile("shop").await.unwrap();
+    assert_eq!((quota(), ready().0.as_str()), (Some((0, 0)), "True"));
+    world.api.put_kind("Tenant", "shop", json!({ "name": "Shop", "quota": { "bytes": 5_000_000_000_u64 } }));
+    world.reconcile("shop").await.unwrap();
+    assert_eq!(quota(), Some((5_000_000_000, 0)));
+    let writes = world.api.writes();
+    world.reconcile("shop").await.unwrap();
+    assert_eq!(world.api.writes(), writes, "nothing changed, nothing is written");
+
+    for (code, words, pause) in [
+        (tonic::Code::Unavailable, "storage is unavailable", 10),
+        (tonic::Code::InvalidArgument, "tenant \"Shop\": expected letters", 300),
+    ] {
+        world.mda.refuse(Some((code, words)));
+        let error = world.reconcile("shop").await.unwrap_err();
+        assert_eq!(world.retry_after(&error), Action::requeue(Duration::from_secs(pause)));
+        assert_eq!(ready(), ("False".into(), words.into()));
+    }
+    world.mda.refuse(None);
+    world.api.fail(Some(409));
+    assert!(world.reconcile("shop").await.is_err());
+    world.api.fail(None);
+    world.reconcile("shop").await.unwrap();
+    assert_eq!(ready().0, "True");
+
+    world.api.delete("shop");
+    assert!(world.api.object("shop").is_none() && quota().is_some(), "retained");
+    world.api.put_kind("Tenant", "shop", json!({ "name": "Shop", "deletionPolicy": "Delete" }));
+    world.settle("shop").await;
+    assert_eq!(world.api.object("shop").unwrap()["metadata"]["finalizers"], json!([operator::TENANT_FINALIZER]));
+    world.mda.refuse(Some((tonic::Code::FailedPrecondition, "still has 2 domains")));
+    world.api.delete("shop");
+    world.reconcile("shop").await.unwrap_err();
+    assert!(world.api.object("shop").is_some(), "it stays until its domains are gone");
+    world.mda.refuse(None);
+    world.reconcile("shop").await.unwrap();
+    assert!(world.api.object("shop").is_none() && quota().is_none());
+}
+
+#[tokio::test]
 async fn one_leads_and_stops_when_another_took_over_or_the_api_is_gone() {
     let world = World::new().await;
     let lease = |me: &str| operator::Lease::new(world.api.client(), "mail", me, Duration::from_secs(3));

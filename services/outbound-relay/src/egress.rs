@@ -130,7 +130,10 @@ mod tests {
         config.egress_pools.insert("own".into(), vec![source]);
         config.tenants.insert("a".into(), Tenant { egress_pool: Some("own".into()), ..Tenant::default() });
         let pools = Pools::with(&config, vec![kept("bulk", "127.0.0.6", &["a", "b"]), kept("own", "127.0.0.7", &[])]);
-        assert_eq!((pools.of_tenant("a"), pools.of_tenant("b"), pools.of_tenant("")), (Some("own"), Some("bulk"), None));
+        assert_eq!(
+            (pools.of_tenant("a"), pools.of_tenant("b"), pools.of_tenant("")),
+            (Some("own"), Some("bulk"), None)
+        );
         assert_eq!(pools.sources("own")[0].address.to_string(), "127.0.0.5");
         assert_eq!(pools.hostnames().collect::<Vec<_>>(), ["bulk.example"]);
     }

@@ -98,12 +98,7 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         resolver,
         tls,
         tls_results: Arc::new(TlsResults::new(config.tls_reports)),
-        leases: Arc::new(Leases::new(
-            spool.clone(),
-            config.lease(),
-            config.content_with_claim,
-            config.content_memory,
-        )),
+        leases: Arc::new(Leases::new(spool.clone(), config.lease(), config.content_with_claim, config.content_memory)),
         settler: Settler::start(&spool),
         spool,
         egress: egress::Egress::new(channel.clone(), &config),

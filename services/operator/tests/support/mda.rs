@@ -9,10 +9,11 @@ use std::{
 
 use futures::future::BoxFuture;
 use proto::{
-    admin::{CreateDomainRequest, DeleteDomainRequest, DeleteDomainResponse, DnsRecord, Domain},
-    relay::{
-        DeletePoolRequest, DeletePoolResponse, EgressPool, ListPoolsRequest, ListPoolsResponse, egress_server,
+    admin::{
+        CreateDomainRequest, CreateTenantRequest, DeleteDomainRequest, DeleteDomainResponse, DeleteTenantRequest,
+        DeleteTenantResponse, DnsRecord, Domain, SetTenantQuotaRequest, Tenant,
     },
+    relay::{DeletePoolRequest, DeletePoolResponse, EgressPool, ListPoolsRequest, ListPoolsResponse, egress_server},
 };
 use runtime::grpc::Peers;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ pub struct FakeMda(Arc<Mutex<State>>);
 struct State {
     domains: BTreeSet<String>,
     pools: BTreeMap<String, EgressPool>,
+    tenants: BTreeMap<String, Tenant>,
     refusal: Option<(Code, &'static str)>,
 }
 
@@ -38,7 +40,11 @@ impl FakeMda {
     pub async fn start(&self) -> Peers {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peers = listener.local_addr().unwrap().into();
-        tokio::spawn(runtime::grpc::serve(listener, Routes::new(self.clone()).add_service(egress_server::EgressServer::new(self.clone())), CancellationToken::new()));
+        tokio::spawn(runtime::grpc::serve(
+            listener,
+            Routes::new(self.clone()).add_service(egress_server::EgressServer::new(self.clone())),
+            CancellationToken::new(),
+        ));
         peers
     }
 
@@ -48,6 +54,10 @@ impl FakeMda {
 
     pub fn pool(&self, name: &str) -> Option<EgressPool> {
         self.0.lock().unwrap().pools.get(name).cloned()
+    }
+
+    pub fn tenant(&self, name: &str) -> Option<Tenant> {
+        self.0.lock().unwrap().tenants.get(name).cloned()
     }
 
     /// What every call is answered with.
@@ -98,6 +108,55 @@ impl UnaryService<DeleteDomainRequest> for FakeMda {
     }
 }
 
+impl UnaryService<CreateTenantRequest> for FakeMda {
+    type Response = Tenant;
+    type Future = BoxFuture<'static, Result<Response<Tenant>, Status>>;
+
+    fn call(&mut self, request: Request<CreateTenantRequest>) -> Self::Future {
+        let mda = self.clone();
+        Box::pin(async move {
+            mda.refused()?;
+            let name = request.into_inner().name;
+            let mut state = mda.0.lock().unwrap();
+            let tenant = state.tenants.entry(name.clone()).or_insert(Tenant { name, ..Tenant::default() });
+            Ok(Response::new(tenant.clone()))
+        })
+    }
+}
+
+impl UnaryService<SetTenantQuotaRequest> for FakeMda {
+    type Response = Tenant;
+    type Future = BoxFuture<'static, Result<Response<Tenant>, Status>>;
+
+    fn call(&mut self, request: Request<SetTenantQuotaRequest>) -> Self::Future {
+        let mda = self.clone();
+        Box::pin(async move {
+            mda.refused()?;
+            let request = request.into_inner();
+            let mut state = mda.0.lock().unwrap();
+            let tenant = state.tenants.get_mut(&request.name).ok_or_else(|| Status::not_found("no such tenant"))?;
+            (tenant.quota_bytes, tenant.quota_messages) = (request.quota_bytes, request.quota_messages);
+            Ok(Response::new(tenant.clone()))
+        })
+    }
+}
+
+impl UnaryService<DeleteTenantRequest> for FakeMda {
+    type Response = DeleteTenantResponse;
+    type Future = BoxFuture<'static, Result<Response<DeleteTenantResponse>, Status>>;
+
+    fn call(&mut self, request: Request<DeleteTenantRequest>) -> Self::Future {
+        let mda = self.clone();
+        Box::pin(async move {
+            mda.refused()?;
+            match mda.0.lock().unwrap().tenants.remove(&request.into_inner().name) {
+                Some(_) => Ok(Response::new(DeleteTenantResponse {})),
+                None => Err(Status::not_found("no such tenant")),
+            }
+        })
+    }
+}
+
 impl NamedService for FakeMda {
     const NAME: &'static str = "postroad.admin.v1.Admin";
 }
@@ -122,6 +181,19 @@ impl tower::Service<http::Request<Body>> for FakeMda {
                 "/postroad.admin.v1.Admin/DeleteDomain" => {
                     let mut grpc =
                         Grpc::new(tonic_prost::ProstCodec::<DeleteDomainResponse, DeleteDomainRequest>::default());
+                    grpc.unary(mda, request).await
+                }
+                "/postroad.admin.v1.Admin/CreateTenant" => {
+                    let mut grpc = Grpc::new(tonic_prost::ProstCodec::<Tenant, CreateTenantRequest>::default());
+                    grpc.unary(mda, request).await
+                }
+                "/postroad.admin.v1.Admin/SetTenantQuota" => {
+                    let mut grpc = Grpc::new(tonic_prost::ProstCodec::<Tenant, SetTenantQuotaRequest>::default());
+                    grpc.unary(mda, request).await
+                }
+                "/postroad.admin.v1.Admin/DeleteTenant" => {
+                    let mut grpc =
+                        Grpc::new(tonic_prost::ProstCodec::<DeleteTenantResponse, DeleteTenantRequest>::default());
                     grpc.unary(mda, request).await
                 }
                 other => panic!("{other} is not expected"),

@@ -13,7 +13,7 @@ use kube::runtime::{
     controller::Action,
     events::{Recorder, Reporter},
 };
-use operator::{Context, Domain, Error, Metrics, Zone, on_error, reconcile, reconcile_pool};
+use operator::{Context, Domain, Error, Metrics, Zone, on_error, reconcile, reconcile_pool, reconcile_tenant};
 use proto::{admin::admin_client::AdminClient, relay::egress_client::EgressClient};
 
 pub use api::FakeApi;
@@ -51,6 +51,9 @@ impl World {
         if object["kind"] == "EgressPool" {
             return reconcile_pool(Arc::new(serde_json::from_value(object).unwrap()), self.context.clone()).await;
         }
+        if object["kind"] == "Tenant" {
+            return reconcile_tenant(Arc::new(serde_json::from_value(object).unwrap()), self.context.clone()).await;
+        }
         let domain: Domain = serde_json::from_value(object).unwrap();
         reconcile(Arc::new(domain), self.context.clone()).await
     }
@@ -62,8 +65,7 @@ impl World {
     }
 
     pub fn retry_after(&self, error: &Error) -> Action {
-        let domain: Domain = serde_json::from_value(self.api.object("example").unwrap()).unwrap();
-        on_error(Arc::new(domain), error, self.context.clone())
+        on_error(Arc::new(()), error, self.context.clone())
     }
 }
 

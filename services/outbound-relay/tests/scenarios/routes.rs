@@ -1,9 +1,9 @@
 //! Where mail goes and leaves from: CNAME, internationalised domains, smarthosts, egress pools,
 //! and peers that lack extensions.
 
+use crate::support::{Peer, Script, Tls, delivery, site, told};
 use outbound_relay::{EgressSource, Route, RouteTls, Tenant};
 use proto::spool::Claimed;
-use crate::support::{Peer, Script, Tls, delivery, site, told};
 
 fn route(domains: &[&str], host: String, tls: RouteTls) -> Route {
     let domains = domains.iter().map(|d| (*d).to_owned()).collect();
