@@ -1,6 +1,6 @@
 //! Generates the messages, clients and servers; protox parses the files, so no protoc is needed.
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "postroad/admin/v1/admin.proto",
     "postroad/auth/v1/auth.proto",
     "postroad/console/v1/console.proto",

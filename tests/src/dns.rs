@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hickory_proto::rr::{
-    Name, RData, Record,
+    Name, RData, Record, RecordType, RrKey,
     rdata::{A, MX, SOA, TXT},
 };
 use hickory_server::{
@@ -22,6 +22,18 @@ pub struct NameServer {
 impl NameServer {
     /// Serves some zones (`com.`), empty at first, and knows nothing else.
     pub async fn start(origins: &[&str]) -> Self {
+        let (address, udp, tcp) = one_port().await;
+        Self::serve(address, udp, tcp, origins)
+    }
+
+    /// At an address of the caller's choice.
+    pub async fn start_at(address: SocketAddr, origins: &[&str]) -> Self {
+        let udp = tokio::net::UdpSocket::bind(address).await.unwrap();
+        let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
+        Self::serve(address, udp, tcp, origins)
+    }
+
+    fn serve(address: SocketAddr, udp: tokio::net::UdpSocket, tcp: tokio::net::TcpListener, origins: &[&str]) -> Self {
         let mut catalog = Catalog::new();
         let mut zones = Vec::new();
         for origin in origins {
@@ -35,7 +47,6 @@ impl NameServer {
             zones.push((origin, zone));
         }
         let mut server = Server::new(catalog);
-        let (address, udp, tcp) = one_port().await;
         server.register_socket(udp);
         server.register_listener(tcp, Duration::from_secs(5), 4096);
         Self { address, zones, _server: server }
@@ -46,6 +57,13 @@ impl NameServer {
         let (name, data) = parse(line);
         let (_, zone) = self.zones.iter().find(|(origin, _)| origin.zone_of(&name)).expect("a zone of ours");
         zone.upsert(Record::from_rdata(name, 60, data), 1).await;
+    }
+
+    /// Removes all addresses of a name.
+    pub async fn remove(&self, name: &str) {
+        let name = Name::from_ascii(format!("{name}.")).unwrap();
+        let (_, zone) = self.zones.iter().find(|(origin, _)| origin.zone_of(&name)).expect("a zone of ours");
+        zone.records_mut().await.remove(&RrKey::new(name.into(), RecordType::A));
     }
 }
 

@@ -2,8 +2,12 @@
 //! answered 250 to; and a way to put mail for them straight into a site's queue.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,11 +30,16 @@ pub struct Taken {
     pub number: usize,
     /// Just before the 250 was sent.
     pub at: Instant,
+    /// Over which it came.
+    pub connection: usize,
 }
 
 #[derive(Clone, Default)]
 pub struct Sink {
     taken: Arc<Mutex<Vec<Taken>>>,
+    connections: Arc<AtomicUsize>,
+    /// Connections that ended without QUIT.
+    cut: Arc<Mutex<HashSet<usize>>>,
 }
 
 /// How a host behaves.
@@ -45,12 +54,12 @@ pub enum Manner {
 impl Sink {
     pub async fn listen(&self, address: SocketAddr, manner: Manner) {
         let listener = TcpListener::bind(address).await.unwrap();
-        let taken = self.taken.clone();
+        let sink = self.clone();
         tokio::spawn(async move {
             let mut hanging = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
                 match manner {
-                    Manner::Takes(delay) => drop(tokio::spawn(serve(stream, taken.clone(), delay))),
+                    Manner::Takes(delay) => drop(tokio::spawn(sink.clone().serve(stream, delay))),
                     Manner::Hangs => hanging.push(stream),
                 }
             }
@@ -64,9 +73,22 @@ impl Sink {
     pub fn count(&self) -> usize {
         self.taken.lock().unwrap().len()
     }
+
+    /// Whether the client went away without QUIT, as one that is killed does.
+    pub fn is_cut(&self, connection: usize) -> bool {
+        self.cut.lock().unwrap().contains(&connection)
+    }
+
+    async fn serve(self, stream: TcpStream, delay: Duration) {
+        let connection = self.connections.fetch_add(1, Ordering::SeqCst);
+        if talk(stream, &self.taken, connection, delay).await.is_none() {
+            self.cut.lock().unwrap().insert(connection);
+        }
+    }
 }
 
-async fn serve(stream: TcpStream, taken: Arc<Mutex<Vec<Taken>>>, delay: Duration) -> Option<()> {
+/// Nothing when the client went away.
+async fn talk(stream: TcpStream, taken: &Mutex<Vec<Taken>>, connection: usize, delay: Duration) -> Option<()> {
     let _ = stream.set_nodelay(true);
     let mut stream = BufReader::new(stream);
     say(&mut stream, "220 sink ESMTP").await?;
@@ -83,10 +105,13 @@ async fn serve(stream: TcpStream, taken: Arc<Mutex<Vec<Taken>>>, delay: Duration
                     number = number.or_else(|| line.strip_prefix("X-Number: ")?.trim().parse().ok());
                 }
                 tokio::time::sleep(delay).await;
-                taken.lock().unwrap().push(Taken { number: number?, at: Instant::now() });
+                taken.lock().unwrap().push(Taken { number: number?, at: Instant::now(), connection });
                 "250 2.0.0 Ok"
             }
-            "QUIT" => "221 bye",
+            "QUIT" => {
+                say(&mut stream, "221 bye").await;
+                return Some(());
+            }
             _ => "250 2.0.0 Ok",
         };
         say(&mut stream, answer).await?;

@@ -13,7 +13,7 @@ use proto::{
     directory::directory_client::DirectoryClient,
     journey::journey_client::JourneyClient,
     mailboxes::mailboxes_client::MailboxesClient,
-    relay::relay_client::RelayClient,
+    relay::{egress_client::EgressClient, relay_client::RelayClient},
     rules::rules_client::RulesClient,
     spool::spool_client::SpoolClient,
 };
@@ -190,6 +190,10 @@ impl Mda {
 
     pub fn relay(&self) -> RelayClient<Channel> {
         RelayClient::new(self.channel.clone())
+    }
+
+    pub fn egress(&self) -> EgressClient<Channel> {
+        EgressClient::new(self.channel.clone())
     }
 
     pub fn directory(&self) -> DirectoryClient<Channel> {

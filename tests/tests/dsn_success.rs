@@ -84,7 +84,8 @@ async fn a_promised_report_survives_a_crash_and_is_not_doubled() {
         sqlx::query(promise).bind(id).execute(&mut sql).await.unwrap();
         tests::eventually("the report is made", std::time::Duration::from_secs(40), || async {
             let mut sql = mda.sql().await;
-            let left: i64 = sqlx::query_scalar("select count(*) from success_reports").fetch_one(&mut sql).await.unwrap();
+            let left: i64 =
+                sqlx::query_scalar("select count(*) from success_reports").fetch_one(&mut sql).await.unwrap();
             (left == 0).then_some(())
         })
         .await;

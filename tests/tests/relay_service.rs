@@ -9,8 +9,8 @@ use address::QueueId;
 use proto::{
     admin::{PauseDestinationRequest, ResumeDestinationRequest},
     relay::{
-        AddTlsResultsRequest, ClaimTlsReportRequest, FinishTlsReportRequest, GetStsPolicyRequest, RestRequest,
-        StsPolicy, TlsReport, TlsResult,
+        AddTlsResultsRequest, ClaimTlsReportRequest, DeletePoolRequest, EgressPool, EgressSource,
+        FinishTlsReportRequest, GetStsPolicyRequest, ListPoolsRequest, RestRequest, StsPolicy, TlsReport, TlsResult,
     },
     spool::{
         AcceptRequest, ClaimRequest, ClaimResponse, DeliveryId, Envelope, GiveBackRequest, Lease, Outcome, Recipient,
@@ -200,4 +200,33 @@ async fn tls_results_are_added_up_and_each_report_is_one_relays() {
     mda.relay().finish_tls_report(done).await.unwrap();
     sqlx::query(expire).execute(&mut mda.sql().await).await.unwrap();
     assert_eq!(claim().await, TlsReport::default());
+}
+
+#[tokio::test]
+async fn a_tenant_leaves_from_one_pool() {
+    let mda = Mda::start().await;
+    sqlx::query("insert into tenants (name) values ('shop'), ('news')").execute(&mut mda.sql().await).await.unwrap();
+    let set = |name: &str, address: &str, tenants: &[&str]| {
+        let sources = vec![EgressSource { address: address.into(), hostname: String::new() }];
+        let tenants = tenants.iter().map(|t| (*t).to_owned()).collect();
+        let pool = EgressPool { name: name.into(), sources, tenants };
+        async { mda.egress().set_pool(pool).await.map(drop).map_err(|e| e.code()) }
+    };
+    let list = || async {
+        let pools = mda.egress().list_pools(ListPoolsRequest {}).await.unwrap().into_inner().pools;
+        pools.iter().map(|p| format!("{} {} {}", p.name, p.sources[0].address, p.tenants.join(","))).collect::<Vec<_>>()
+    };
+    set("bulk", "192.0.2.7", &["shop", "news"]).await.unwrap();
+    assert_eq!(set("own", "192.0.2.8", &["shop"]).await, Err(Code::FailedPrecondition));
+    assert_eq!(set("own", "192.0.2.8", &["nobody"]).await, Err(Code::NotFound));
+    assert_eq!(set("own", "somewhere", &[]).await, Err(Code::InvalidArgument));
+    assert_eq!(list().await, ["bulk 192.0.2.7 news,shop"], "what is refused changes nothing");
+    set("bulk", "192.0.2.9", &["news"]).await.unwrap();
+    set("own", "192.0.2.8", &["shop"]).await.unwrap();
+    assert_eq!(list().await, ["bulk 192.0.2.9 news", "own 192.0.2.8 shop"]);
+    let delete = || DeletePoolRequest { name: "own".into() };
+    mda.egress().delete_pool(delete()).await.unwrap();
+    assert_eq!(mda.egress().delete_pool(delete()).await.unwrap_err().code(), Code::NotFound);
+    set("bulk", "192.0.2.9", &["news", "shop"]).await.unwrap();
+    assert_eq!(list().await, ["bulk 192.0.2.9 news,shop"]);
 }

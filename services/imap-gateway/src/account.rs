@@ -39,21 +39,13 @@ impl Session {
     }
 
     async fn write_quota(&mut self, account_id: u64) -> Result<(), Failure> {
-<<<<<<< HEAD
-        let quota = self.mailboxes().quota(QuotaRequest { account_id }).await?.into_inner();
+        let quota = self.mailboxes().quota(self.asking(QuotaRequest { account_id })).await?.into_inner();
         let storage = (quota.limit_bytes > 0).then(|| {
             format!("STORAGE {} {}", quota.used_bytes.div_ceil(STORAGE_UNIT), quota.limit_bytes / STORAGE_UNIT)
         });
         let messages =
             (quota.limit_messages > 0).then(|| format!("MESSAGE {} {}", quota.used_messages, quota.limit_messages));
         let resources = [storage, messages].into_iter().flatten().collect::<Vec<_>>().join(" ");
-=======
-        let quota = self.mailboxes().quota(self.asking(QuotaRequest { account_id })).await?.into_inner();
-        let resources = match quota.limit_bytes {
-            0 => String::new(),
-            limit => format!("STORAGE {} {}", quota.used_bytes.div_ceil(STORAGE_UNIT), limit / STORAGE_UNIT),
-        };
->>>>>>> imap
         respond::line(&mut self.wire.out, "*", format_args!("QUOTA \"\" ({resources})"));
         Ok(())
     }

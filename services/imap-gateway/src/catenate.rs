@@ -69,11 +69,11 @@ impl Session {
         match wanted.section.place(&spans, message.header.len() as u64, message.size.into()) {
             Place::Missing => Err(bad()),
             Place::Octets(start, end) => {
-                let answers = self.open_content(account_id, mailbox_id, wanted.uid, start, end).await?;
+                let answers = self.open_content(account_id, mailbox_id, wanted.uid, start, end, "").await?;
                 Ok(Source::Far { answers, size: end - start })
             }
             Place::Fields(start, end) => {
-                let answers = self.open_content(account_id, mailbox_id, wanted.uid, start, end).await?;
+                let answers = self.open_content(account_id, mailbox_id, wanted.uid, start, end, "").await?;
                 Ok(Source::Held(wanted.section.fields_of(&self.gathered(answers).await?)))
             }
         }

@@ -15,6 +15,7 @@ pub mod database;
 pub mod delivery;
 pub mod directory;
 pub mod dispatcher;
+pub mod egress;
 pub mod forward;
 pub mod ids;
 pub mod journey;
@@ -42,7 +43,8 @@ use proto::{
     MAX_GRPC_MESSAGE, admin::admin_server::AdminServer, console::console_server::ConsoleServer,
     directory::directory_server::DirectoryServer,
     journey::journey_server::JourneyServer, mailboxes::mailboxes_server::MailboxesServer,
-    relay::relay_server::RelayServer, report::reports_server::ReportsServer, rules::rules_server::RulesServer,
+    relay::{egress_server::EgressServer, relay_server::RelayServer}, report::reports_server::ReportsServer,
+    rules::rules_server::RulesServer,
     spool::spool_server::SpoolServer,
 };
 use queue::{Consumer, Producer, Stream};
@@ -196,6 +198,10 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
     let passwords = directory::Passwords::default();
     let pool = || parts.pool.clone();
     let mut routes = Routes::builder();
+    // Relays ask for it, an operator sets it.
+    if config.has(Role::Spool) || config.has(Role::Admin) {
+        routes.add_service(EgressServer::new(egress::Egress { pool: pool() }));
+    }
     if config.has(Role::Spool) {
         let spool = spool::Spool { pool: pool(), accepting, max_message_size: config.max_message_size };
         routes.add_service(SpoolServer::new(spool));

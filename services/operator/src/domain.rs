@@ -2,20 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-    jiff::Timestamp,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Client, Resource as _, ResourceExt as _,
-    api::{Patch, PatchParams},
     runtime::{
         controller::Action,
-        events::{Event as Told, EventType, Recorder},
+        events::{EventType, Recorder},
         finalizer::{self, Event, finalizer},
     },
 };
-use proto::admin::{CreateDomainRequest, DeleteDomainRequest, DnsRecord, admin_client::AdminClient};
+use proto::{
+    admin::{CreateDomainRequest, DeleteDomainRequest, DnsRecord, admin_client::AdminClient},
+    relay::egress_client::EgressClient,
+};
 use runtime::grpc::{Channel, is_transient};
 use tonic::Code;
 
@@ -23,6 +22,7 @@ use crate::{
     crd::{DeletionPolicy, Domain, DomainStatus, PublishedRecord},
     metrics::Metrics,
     records::{State, Wanted, Zone, compare},
+    status::{Ours, Status, condition, let_go, publish, reason, replaced, tell},
 };
 
 pub const FINALIZER: &str = "mail.postroad.dev/domain";
@@ -33,10 +33,25 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 const AFTER_TROUBLE: Duration = Duration::from_secs(10);
 const AFTER_REFUSAL: Duration = Duration::from_secs(300);
 
+impl Status for DomainStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+}
+
+impl Ours for Domain {
+    type Status = DomainStatus;
+
+    fn status(&self) -> Option<&DomainStatus> {
+        self.status.as_ref()
+    }
+}
+
 /// What reconciling needs.
 pub struct Context {
     pub client: Client,
     pub admin: AdminClient<Channel>,
+    pub egress: EgressClient<Channel>,
     pub zone: Arc<dyn Zone>,
     /// Where MX records should point.
     pub hostname: String,
@@ -58,18 +73,26 @@ pub enum Error {
 
 pub async fn reconcile(domain: Arc<Domain>, context: Arc<Context>) -> Result<Action, Error> {
     let api: Api<Domain> = Api::namespaced(context.client.clone(), &domain.namespace().unwrap_or_default());
-    let outcome = finalizer(&api, FINALIZER, domain, async |event| match event {
-        Event::Apply(domain) => apply(&domain, &context, &api).await,
-        Event::Cleanup(domain) => cleanup(&domain, &context).await,
-    })
-    .await;
+    let outcome = match domain.spec.deletion_policy {
+        DeletionPolicy::Delete => finalizer(&api, FINALIZER, domain, async |event| match event {
+            Event::Apply(domain) => apply(&domain, &context, &api).await,
+            Event::Cleanup(domain) => cleanup(&domain, &context).await,
+        })
+        .await
+        .map_err(|e| Error::from(Box::new(e))),
+        DeletionPolicy::Retain => match let_go(&api, &*domain, FINALIZER).await {
+            Ok(()) if domain.meta().deletion_timestamp.is_some() => Ok(Action::await_change()),
+            Ok(()) => apply(&domain, &context, &api).await,
+            Err(e) => Err(e),
+        },
+    };
     context.metrics.count(if outcome.is_ok() { "ok" } else { "error" });
-    outcome.map_err(|e| Error::from(Box::new(e)))
+    outcome
 }
 
 /// When to try again after an error.
 #[allow(clippy::needless_pass_by_value, reason = "the controller's signature")]
-pub fn on_error(_: Arc<Domain>, error: &Error, _: Arc<Context>) -> Action {
+pub fn on_error<K>(_: Arc<K>, error: &Error, _: Arc<Context>) -> Action {
     let inner = match error {
         Error::Finalizer(e) => match e.as_ref() {
             finalizer::Error::ApplyFailed(e) | finalizer::Error::CleanupFailed(e) => e,
@@ -84,7 +107,11 @@ pub fn on_error(_: Arc<Domain>, error: &Error, _: Arc<Context>) -> Action {
 }
 
 async fn apply(domain: &Domain, context: &Context, api: &Api<Domain>) -> Result<Action, Error> {
-    let request = CreateDomainRequest { name: domain.spec.name.clone(), ..Default::default() };
+    let request = CreateDomainRequest {
+        name: domain.spec.name.clone(),
+        tenant: domain.spec.tenant.clone(),
+        ..CreateDomainRequest::default()
+    };
     let created = match context.admin.clone().create_domain(request).await {
         Ok(answer) => answer.into_inner(),
         Err(status) => {
@@ -106,17 +133,14 @@ async fn apply(domain: &Domain, context: &Context, api: &Api<Domain>) -> Result<
 }
 
 async fn cleanup(domain: &Domain, context: &Context) -> Result<Action, Error> {
-    if domain.spec.deletion_policy == DeletionPolicy::Delete {
-        let request = DeleteDomainRequest { name: domain.spec.name.clone() };
-        match context.admin.clone().delete_domain(request).await {
-            Err(status) if status.code() != Code::NotFound => {
-                tell(domain, context, EventType::Warning, "NotDeleted", status.message()).await;
-                return Err(status.into());
-            }
-            _ => (),
+    let request = DeleteDomainRequest { name: domain.spec.name.clone() };
+    match context.admin.clone().delete_domain(request).await {
+        Err(status) if status.code() != Code::NotFound => {
+            tell(domain, context, EventType::Warning, "NotDeleted", status.message()).await;
+            Err(status.into())
         }
+        _ => Ok(Action::await_change()),
     }
-    Ok(Action::await_change())
 }
 
 async fn look_up(domain: &Domain, context: &Context, texts: Vec<DnsRecord>) -> Vec<PublishedRecord> {
@@ -162,57 +186,4 @@ fn dns_condition(domain: &Domain, records: &[PublishedRecord]) -> Condition {
     };
     let message = if words.is_empty() { "all records are published".into() } else { words.join("; ") };
     condition(domain, "DNSPublished", status, reason, &message)
-}
-
-/// The time is that of the change: one that says the same as before keeps its own.
-fn condition(domain: &Domain, kind: &str, status: &str, reason: &str, message: &str) -> Condition {
-    let old = domain.status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == kind && c.status == status);
-    Condition {
-        last_transition_time: old.map_or_else(|| Time(Timestamp::now()), |c| c.last_transition_time.clone()),
-        message: message.to_owned(),
-        observed_generation: domain.meta().generation,
-        reason: reason.to_owned(),
-        status: status.to_owned(),
-        type_: kind.to_owned(),
-    }
-}
-
-fn replaced(mut conditions: Vec<Condition>, new: Condition) -> Vec<Condition> {
-    conditions.retain(|c| c.type_ != new.type_);
-    conditions.push(new);
-    conditions
-}
-
-fn reason(status: &tonic::Status) -> &'static str {
-    if is_transient(status) { "Unavailable" } else { "Refused" }
-}
-
-/// Writes the status when it is another than before, and tells of what changed.
-async fn publish(domain: &Domain, context: &Context, api: &Api<Domain>, status: DomainStatus) -> Result<(), Error> {
-    if domain.status.as_ref() == Some(&status) {
-        return Ok(());
-    }
-    let patch = Patch::Merge(serde_json::json!({ "status": &status }));
-    api.patch_status(&domain.name_any(), &PatchParams::default(), &patch).await?;
-    let before = |kind: &str| {
-        let old = domain.status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == kind);
-        old.map(|c| (c.status.clone(), c.reason.clone()))
-    };
-    for new in &status.conditions {
-        if before(&new.type_) != Some((new.status.clone(), new.reason.clone())) {
-            let kind = if new.status == "True" { EventType::Normal } else { EventType::Warning };
-            tell(domain, context, kind, &format!("{}{}", new.type_, new.reason), &new.message).await;
-        }
-    }
-    Ok(())
-}
-
-/// An event is for people; nothing depends on it.
-async fn tell(domain: &Domain, context: &Context, type_: EventType, reason: &str, note: &str) {
-    // The API takes 1 kB.
-    let note = Some(note.chars().take(900).collect());
-    let event = Told { type_, reason: reason.to_owned(), note, action: "Reconcile".into(), secondary: None };
-    if let Err(e) = context.recorder.publish(&event, &domain.object_ref(&())).await {
-        tracing::debug!(error = %e, "event not written");
-    }
 }

@@ -1,9 +1,10 @@
 //! Custom resources to Admin calls, and the DNS as status conditions.
 //!
 //! - **Role**: a `Domain` resource becomes a domain of `mda` with DKIM keys; its status says which
-//!   records to publish, and which are published and right. Mailboxes stay out of etcd.
+//!   records to publish, and which are published and right. An `EgressPool` becomes addresses that
+//!   relays send from, a `Tenant` limits its accounts together. Mailboxes stay out of etcd.
 //! - **Ports**: the runtime's HTTP port only.
-//! - **Peers**: the Kubernetes API, `mda`'s Admin, name servers.
+//! - **Peers**: the Kubernetes API, `mda`'s Admin and Egress, name servers.
 //! - **Scaling**: one process works, by a Lease; more wait to take over within `lease_seconds`.
 //!
 //! Everything is written again whenever it is looked at, so a crash between two steps, a lost event
@@ -12,9 +13,12 @@
 mod config;
 mod crd;
 mod domain;
+mod egress;
 mod lease;
 mod metrics;
 mod records;
+mod status;
+mod tenant;
 
 use std::sync::Arc;
 
@@ -27,15 +31,20 @@ use kube::{
         watcher,
     },
 };
-use proto::admin::admin_client::AdminClient;
+use proto::{admin::admin_client::AdminClient, relay::egress_client::EgressClient};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
-pub use crd::{DeletionPolicy, Domain, DomainSpec, DomainStatus, PublishedRecord, crds};
+pub use crd::{
+    AppliedStatus, DeletionPolicy, Domain, DomainSpec, DomainStatus, EgressPool, EgressPoolSpec, PublishedRecord,
+    Quota, Source, Tenant, TenantSpec, crds,
+};
 pub use domain::{Context, Error, FINALIZER, on_error, reconcile};
+pub use egress::{EGRESS_FINALIZER, reconcile_pool};
 pub use lease::{Lease, lead};
 pub use metrics::Metrics;
 pub use records::{State, Wanted, Zone, compare};
+pub use tenant::{TENANT_FINALIZER, reconcile_tenant};
 
 /// Waits for the lease, reconciles as long as it holds it, until shutdown.
 pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()> {
@@ -48,7 +57,8 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     let reporter = Reporter { controller: "postroad-operator".into(), instance: Some(name.clone()) };
     let context = Arc::new(Context {
         client: client.clone(),
-        admin: AdminClient::new(channel),
+        admin: AdminClient::new(channel.clone()),
+        egress: EgressClient::new(channel),
         zone,
         hostname: config.hostname.clone(),
         recorder: Recorder::new(client.clone(), reporter),
@@ -56,21 +66,40 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     });
     service.ready();
     let lease = Lease::new(client.clone(), &namespace, &name, config.lease());
-    lead(&lease, &service.shutdown, |lost| watch(context.clone(), Api::namespaced(client.clone(), &namespace), lost))
-        .await;
+    lead(&lease, &service.shutdown, |lost| watch(context.clone(), namespace.clone(), lost)).await;
     Ok(())
 }
 
-/// Reconciles every Domain of the namespace until `lost`; the running ones are finished.
-async fn watch(context: Arc<Context>, domains: Api<Domain>, lost: CancellationToken) {
+/// Reconciles every resource of the namespace until `lost`; the running ones are finished.
+async fn watch(context: Arc<Context>, namespace: String, lost: CancellationToken) {
     use futures::StreamExt as _;
-    Controller::new(domains, watcher::Config::default())
-        .graceful_shutdown_on(lost.cancelled_owned())
-        .run(reconcile, on_error, context)
+    let client = || context.client.clone();
+    let domains: Api<Domain> = Api::namespaced(client(), &namespace);
+    let pools: Api<EgressPool> = Api::namespaced(client(), &namespace);
+    let tenants: Api<Tenant> = Api::namespaced(client(), &namespace);
+    let tenants = Controller::new(tenants, watcher::Config::default())
+        .graceful_shutdown_on(lost.clone().cancelled_owned())
+        .run(reconcile_tenant, on_error, context.clone())
+        .for_each(async |outcome| {
+            if let Err(e) = outcome {
+                tracing::warn!(error = %e, "a Tenant is not reconciled");
+            }
+        });
+    let domains = Controller::new(domains, watcher::Config::default())
+        .graceful_shutdown_on(lost.clone().cancelled_owned())
+        .run(reconcile, on_error, context.clone())
         .for_each(async |outcome| {
             if let Err(e) = outcome {
                 tracing::warn!(error = %e, "a Domain is not reconciled");
             }
-        })
-        .await;
+        });
+    let pools = Controller::new(pools, watcher::Config::default())
+        .graceful_shutdown_on(lost.cancelled_owned())
+        .run(reconcile_pool, on_error, context.clone())
+        .for_each(async |outcome| {
+            if let Err(e) = outcome {
+                tracing::warn!(error = %e, "an EgressPool is not reconciled");
+            }
+        });
+    tokio::join!(tenants, domains, pools);
 }

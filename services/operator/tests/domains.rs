@@ -7,7 +7,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use kube::runtime::controller::Action;
-use operator::{FINALIZER, on_error, reconcile};
+use operator::FINALIZER;
 use serde_json::json;
 use support::World;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ fn status_of(condition: &str, world: &World) -> (String, String) {
 #[tokio::test]
 async fn a_new_domain_is_created_and_told_what_to_publish() {
     let world = World::new().await;
-    world.api.put("example", json!({ "name": "example.com" }));
+    world.api.put("example", json!({ "name": "example.com", "deletionPolicy": "Delete" }));
     // First the finalizer, so that nothing is made that would not be cleaned up.
     world.reconcile("example").await.unwrap();
     assert_eq!(world.api.object("example").unwrap()["metadata"]["finalizers"], json!([FINALIZER]));
@@ -90,11 +90,19 @@ async fn deletion_retains_unless_told_otherwise() {
     let world = World::new().await;
     world.api.put("example", json!({ "name": "example.com" }));
     world.settle("example").await;
+    let finalizers = || world.api.object("example").unwrap()["metadata"]["finalizers"].clone();
+    assert!(finalizers().is_null(), "it waits for nobody");
     world.api.delete("example");
-    world.reconcile("example").await.unwrap();
-    assert!(world.api.object("example").is_none(), "the finalizer is gone, and so is the resource");
+    assert!(world.api.object("example").is_none());
     assert_eq!(world.mda.domains(), ["example.com"]);
 
+    // Whoever thinks better of it is let go.
+    world.api.put("example", json!({ "name": "example.com", "deletionPolicy": "Delete" }));
+    world.settle("example").await;
+    assert_eq!(finalizers(), json!([FINALIZER]));
+    world.api.put("example", json!({ "name": "example.com" }));
+    world.reconcile("example").await.unwrap();
+    assert_eq!(finalizers(), json!([]));
     world.api.put("example", json!({ "name": "example.com", "deletionPolicy": "Delete" }));
     world.settle("example").await;
     world.mda.refuse(Some((tonic::Code::FailedPrecondition, "still has accounts")));
@@ -126,7 +134,7 @@ async fn an_mda_that_is_away_is_not_ready_and_tried_again_soon() {
 #[tokio::test]
 async fn a_conflict_or_an_api_that_is_down_is_tried_again() {
     let world = World::new().await;
-    world.api.put("example", json!({ "name": "example.com" }));
+    world.api.put("example", json!({ "name": "example.com", "deletionPolicy": "Delete" }));
     for code in [409, 500, 503] {
         world.api.fail(Some(code));
         let error = world.reconcile("example").await.unwrap_err();
@@ -136,6 +144,113 @@ async fn a_conflict_or_an_api_that_is_down_is_tried_again() {
     world.api.fail(None);
     world.settle("example").await;
     assert_eq!(world.mda.domains(), ["example.com"]);
+}
+
+#[tokio::test]
+async fn an_egress_pool_is_handed_over_changed_and_retained_or_deleted() {
+    let world = World::new().await;
+    let status = || {
+        let object = world.api.object("bulk").unwrap();
+        let ready = object["status"]["conditions"][0].clone();
+        (ready["status"].as_str().unwrap().to_owned(), ready["message"].as_str().unwrap().to_owned())
+    };
+    let spec = |tenants: &[&str]| {
+        let source = json!({ "address": "192.0.2.7", "hostname": "bulk.example.net" });
+        json!({ "sources": [source], "tenants": tenants, "deletionPolicy": "Delete" })
+    };
+    world.api.put_kind("EgressPool", "bulk", spec(&["shop"]));
+    world.reconcile("bulk").await.unwrap();
+    assert_eq!(world.api.object("bulk").unwrap()["metadata"]["finalizers"], json!([operator::EGRESS_FINALIZER]));
+    assert_eq!(world.mda.pool("bulk"), None, "first the finalizer");
+    world.reconcile("bulk").await.unwrap();
+    let pool = world.mda.pool("bulk").unwrap();
+    assert_eq!((pool.sources[0].address.as_str(), pool.tenants.join(",")), ("192.0.2.7", "shop".to_owned()));
+    assert_eq!(status(), ("True".into(), "relays use it for 1 tenants".into()));
+
+    world.api.put_kind("EgressPool", "bulk", spec(&["shop", "news"]));
+    world.reconcile("bulk").await.unwrap();
+    assert_eq!(world.mda.pool("bulk").unwrap().tenants, ["shop", "news"]);
+    let writes = world.api.writes();
+    world.reconcile("bulk").await.unwrap();
+    assert_eq!(world.api.writes(), writes, "nothing changed, nothing is written");
+
+    // A tenant that another pool has: said, and tried again after a while; the rest stays.
+    world.mda.refuse(Some((tonic::Code::FailedPrecondition, "tenant \"news\" leaves from the egress pool \"own\"")));
+    let error = world.reconcile("bulk").await.unwrap_err();
+    assert_eq!(world.retry_after(&error), Action::requeue(Duration::from_secs(300)));
+    assert_eq!(status(), ("False".into(), "tenant \"news\" leaves from the egress pool \"own\"".into()));
+    world.mda.refuse(Some((tonic::Code::Unavailable, "storage is unavailable")));
+    let error = world.reconcile("bulk").await.unwrap_err();
+    assert_eq!(world.retry_after(&error), Action::requeue(Duration::from_secs(10)));
+    world.mda.refuse(None);
+    for code in [409, 500] {
+        world.api.fail(Some(code));
+        assert!(world.reconcile("bulk").await.is_err(), "{code}");
+    }
+    world.api.fail(None);
+    world.reconcile("bulk").await.unwrap();
+    assert_eq!(status().0, "True");
+
+    // Retained unless told otherwise.
+    let mut retain = spec(&["shop"]);
+    retain["deletionPolicy"] = json!("Retain");
+    world.api.put_kind("EgressPool", "bulk", retain);
+    world.reconcile("bulk").await.unwrap();
+    world.api.delete("bulk");
+    assert!(world.api.object("bulk").is_none() && world.mda.pool("bulk").is_some());
+    world.api.put_kind("EgressPool", "bulk", spec(&[]));
+    world.settle("bulk").await;
+    world.api.delete("bulk");
+    world.reconcile("bulk").await.unwrap();
+    assert!(world.api.object("bulk").is_none() && world.mda.pool("bulk").is_none());
+}
+
+#[tokio::test]
+async fn a_tenant_is_made_limited_and_retained_or_deleted() {
+    let world = World::new().await;
+    let ready = || {
+        let condition = world.api.object("shop").unwrap()["status"]["conditions"][0].clone();
+        (condition["status"].as_str().unwrap().to_owned(), condition["message"].as_str().unwrap().to_owned())
+    };
+    let quota = || world.mda.tenant("Shop").map(|t| (t.quota_bytes, t.quota_messages));
+    world.api.put_kind("Tenant", "shop", json!({ "name": "Shop" }));
+    world.reconcile("shop").await.unwrap();
+    assert_eq!((quota(), ready().0.as_str()), (Some((0, 0)), "True"));
+    world.api.put_kind("Tenant", "shop", json!({ "name": "Shop", "quota": { "bytes": 5_000_000_000_u64 } }));
+    world.reconcile("shop").await.unwrap();
+    assert_eq!(quota(), Some((5_000_000_000, 0)));
+    let writes = world.api.writes();
+    world.reconcile("shop").await.unwrap();
+    assert_eq!(world.api.writes(), writes, "nothing changed, nothing is written");
+
+    for (code, words, pause) in [
+        (tonic::Code::Unavailable, "storage is unavailable", 10),
+        (tonic::Code::InvalidArgument, "tenant \"Shop\": expected letters", 300),
+    ] {
+        world.mda.refuse(Some((code, words)));
+        let error = world.reconcile("shop").await.unwrap_err();
+        assert_eq!(world.retry_after(&error), Action::requeue(Duration::from_secs(pause)));
+        assert_eq!(ready(), ("False".into(), words.into()));
+    }
+    world.mda.refuse(None);
+    world.api.fail(Some(409));
+    assert!(world.reconcile("shop").await.is_err());
+    world.api.fail(None);
+    world.reconcile("shop").await.unwrap();
+    assert_eq!(ready().0, "True");
+
+    world.api.delete("shop");
+    assert!(world.api.object("shop").is_none() && quota().is_some(), "retained");
+    world.api.put_kind("Tenant", "shop", json!({ "name": "Shop", "deletionPolicy": "Delete" }));
+    world.settle("shop").await;
+    assert_eq!(world.api.object("shop").unwrap()["metadata"]["finalizers"], json!([operator::TENANT_FINALIZER]));
+    world.mda.refuse(Some((tonic::Code::FailedPrecondition, "still has 2 domains")));
+    world.api.delete("shop");
+    world.reconcile("shop").await.unwrap_err();
+    assert!(world.api.object("shop").is_some(), "it stays until its domains are gone");
+    world.mda.refuse(None);
+    world.reconcile("shop").await.unwrap();
+    assert!(world.api.object("shop").is_none() && quota().is_none());
 }
 
 #[tokio::test]
@@ -204,5 +319,4 @@ fn the_charts_crds_are_those_of_the_types() {
     let theirs = std::fs::read_to_string(file).unwrap();
     assert!(ours == theirs, "cargo run -p operator --example crds > helm/postroad/crds/domains.yaml");
     assert!(ours.contains("a domain cannot be renamed"));
-    let _ = (reconcile, on_error);
 }

@@ -131,10 +131,10 @@ async fn transact(
                     }
                     connection
                 }
-                Err(NoHost { host, decision }) => {
+                Err(NoHost { host, decision, is_ours }) => {
                     relay.metrics.connection("failed");
                     let reached = match decision.kind {
-                        Kind::Transient => Reached::NoHost { words: decision.words.clone() },
+                        Kind::Transient if !is_ours => Reached::NoHost { words: decision.words.clone() },
                         _ => Reached::Nothing,
                     };
                     let trail = Trail { host, ..Trail::default() };

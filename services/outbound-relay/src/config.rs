@@ -51,6 +51,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Addresses and names that connections leave from, by the name of the pool.
     pub egress_pools: BTreeMap<String, Vec<EgressSource>>,
+    /// Seconds between two looks at the pools that `mda` keeps besides.
+    pub egress_every: u64,
     /// Settings of tenants, by name.
     pub tenants: BTreeMap<String, Tenant>,
     /// Settings of destinations, by domain; they go before those of tenants.
@@ -120,6 +122,7 @@ impl Default for Config {
             tls_report_every: 600,
             routes: Vec::new(),
             egress_pools: BTreeMap::new(),
+            egress_every: 5,
             tenants: BTreeMap::new(),
             destinations: BTreeMap::new(),
             destination_classes: BTreeMap::new(),
@@ -189,6 +192,7 @@ impl runtime::ServiceConfig for Config {
             ("slow_start", self.slow_start as u64),
             ("back_off_first", self.back_off_first),
             ("greeting_seconds", self.greeting_seconds),
+            ("egress_every", self.egress_every),
             ("tls_results_every", self.tls_results_every),
             ("tls_report_every", self.tls_report_every),
         ] {

@@ -36,11 +36,13 @@ const BUDGET: Duration = Duration::from_secs(300);
 pub(crate) struct NoHost {
     pub host: Option<String>,
     pub decision: Decision,
+    /// The trouble is on our side: it says nothing about the destination.
+    pub is_ours: bool,
 }
 
 impl NoHost {
     fn nowhere(decision: Decision) -> Self {
-        Self { host: None, decision }
+        Self { host: None, decision, is_ours: false }
     }
 }
 
@@ -50,6 +52,7 @@ impl NoHost {
 /// transient answer of any beats the permanent ones, because that host may take it later.
 pub(crate) async fn connect(relay: &Relay, lane: &Lane) -> Result<Connection, NoHost> {
     let entropy = uuid::Uuid::new_v4().as_u64_pair().0;
+    let sources = sources(relay, lane, entropy)?;
     let hosts = route::hosts(relay, lane, entropy).await.map_err(NoHost::nowhere)?;
     let of_domain = match hosts.route {
         None if !hosts.is_literal => {
@@ -62,7 +65,7 @@ pub(crate) async fn connect(relay: &Relay, lane: &Lane) -> Result<Connection, No
     let mut tried = 0;
     let mut worst: Option<NoHost> = None;
     for host in &hosts.hosts {
-        let failed = |decision| NoHost { host: Some(host.name()), decision };
+        let failed = |decision| NoHost { host: Some(host.name()), decision, is_ours: false };
         let addresses = match addresses(relay, host).await {
             Ok(addresses) => addresses,
             Err(decision) => {
@@ -77,7 +80,6 @@ pub(crate) async fn connect(relay: &Relay, lane: &Lane) -> Result<Connection, No
                 continue;
             }
         };
-        let sources = sources(relay, lane, entropy);
         for (address, source) in pairs(addresses, &sources) {
             if tried >= MAX_ADDRESSES || started.elapsed() > BUDGET {
                 break;
@@ -127,18 +129,23 @@ fn worse(earlier: Option<NoHost>, later: NoHost) -> NoHost {
     }
 }
 
-/// Where connections of the lane may leave from; the first is tried first.
-fn sources(relay: &Relay, lane: &Lane, entropy: u64) -> Vec<EgressSource> {
-    let pool = lane.pool.as_ref().and_then(|name| relay.config.egress_pools.get(name));
-    let mut sources = match (pool, relay.config.source_address) {
-        (Some(pool), _) => pool.clone(),
+/// Where to connect from: a pool's addresses in turn. A pool without any here sends no mail from
+/// elsewhere instead.
+fn sources(relay: &Relay, lane: &Lane, entropy: u64) -> Result<Vec<EgressSource>, NoHost> {
+    let mut sources = match (&lane.pool, relay.config.source_address) {
+        (Some(pool), _) => relay.egress.current().sources(pool),
         (None, Some(address)) => vec![EgressSource { address, hostname: None }],
         (None, None) => Vec::new(),
     };
+    if let Some(pool) = lane.pool.as_ref().filter(|_| sources.is_empty()) {
+        let words = format!("no address of the egress pool {pool} is on this host");
+        tracing::warn!(pool, "no address of an egress pool is here, its mail waits");
+        return Err(NoHost { is_ours: true, ..NoHost::nowhere(Decision::transient("4.3.5", words)) });
+    }
     if let Some(turn) = usize::try_from(entropy >> 32).ok().and_then(|n| n.checked_rem(sources.len())) {
         sources.rotate_left(turn);
     }
-    sources
+    Ok(sources)
 }
 
 /// Addresses with a source of their family; those we cannot reach are left out.

@@ -87,9 +87,10 @@ impl Destinations {
     pub fn push(&self, held: Vec<Held>) -> Vec<Refused> {
         let shared = &self.0;
         let config = &shared.relay.config;
+        let pools = shared.relay.egress.current();
         let mut by_lane: HashMap<Lane, Vec<Held>> = HashMap::new();
         for held in held {
-            by_lane.entry(Lane::of(config, &held.claimed)).or_default().push(held);
+            by_lane.entry(Lane::of(config, &pools, &held.claimed)).or_default().push(held);
         }
         // Half of what is left: so a new destination always finds room.
         let free = config.max_held.saturating_sub(shared.relay.leases.count()) / 2;

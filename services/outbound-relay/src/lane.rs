@@ -3,7 +3,7 @@
 use address::Address;
 use proto::spool::Claimed;
 
-use crate::{Config, policy};
+use crate::{Config, egress::Pools, policy};
 
 /// Mail with the same hosts, the same source and the same demands on them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -12,21 +12,21 @@ pub(crate) struct Lane {
     pub destination: String,
     /// A number in `routes`.
     pub route: Option<usize>,
-    /// A name in `egress_pools`.
+    /// Name of an egress pool.
     pub pool: Option<String>,
     /// RFC 8689.
     pub require_tls: bool,
 }
 
 impl Lane {
-    pub fn of(config: &Config, claimed: &Claimed) -> Self {
+    pub fn of(config: &Config, pools: &Pools, claimed: &Claimed) -> Self {
         let domain = domain(&claimed.forward_path);
         let route = policy::route(config, &claimed.tenant, &domain);
         let hub = route.and_then(|n| config.routes.get(n)).and_then(|r| r.hosts.first());
         Self {
             destination: hub.map_or(domain, |host| host.to_ascii_lowercase()),
             route,
-            pool: policy::egress_pool(config, &claimed.tenant).map(str::to_owned),
+            pool: pools.of_tenant(&claimed.tenant).map(str::to_owned),
             require_tls: claimed.require_tls,
         }
     }
@@ -66,7 +66,8 @@ mod tests {
         let shop = crate::policy::Tenant { egress_pool: Some("shop".into()), ..Default::default() };
         config.tenants.insert("shop".into(), shop);
         let lane = |tenant: &str| {
-            Lane::of(&config, &Claimed { forward_path: "b@x.com".into(), tenant: tenant.into(), ..Claimed::default() })
+            let claimed = Claimed { forward_path: "b@x.com".into(), tenant: tenant.into(), ..Claimed::default() };
+            Lane::of(&config, &Pools::of(&config), &claimed)
         };
         assert_ne!(lane(""), lane("shop"));
         assert_eq!(lane("").counted(), lane("shop").counted());

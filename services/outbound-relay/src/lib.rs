@@ -23,6 +23,7 @@ mod connection;
 mod dane;
 mod decision;
 mod destinations;
+mod egress;
 mod fit;
 mod lane;
 mod lease;
@@ -75,6 +76,7 @@ struct Relay {
     kept: RelayClient<Channel>,
     auth: Option<AuthClient<Channel>>,
     leases: Arc<Leases>,
+    egress: egress::Egress,
     turns: queue::Turns,
     slots: Arc<Slots>,
     metrics: Metrics,
@@ -96,14 +98,10 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         resolver,
         tls,
         tls_results: Arc::new(TlsResults::new(config.tls_reports)),
-        leases: Arc::new(Leases::new(
-            spool.clone(),
-            config.lease(),
-            config.content_with_claim,
-            config.content_memory,
-        )),
+        leases: Arc::new(Leases::new(spool.clone(), config.lease(), config.content_with_claim, config.content_memory)),
         settler: Settler::start(&spool),
         spool,
+        egress: egress::Egress::new(channel.clone(), &config),
         directory: DirectoryClient::new(channel),
         kept: kept.clone(),
         auth: config.auth_checker.as_ref().map(|p| AuthClient::new(runtime::grpc::channel(p, config.mda_timeout()))),
@@ -126,8 +124,13 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
             service.shutdown.clone(),
         )),
         tokio::spawn(tls_mail::run_forever(Arc::clone(&relay))),
+        tokio::spawn({
+            let relay = Arc::clone(&relay);
+            async move { relay.egress.load_forever(&relay.config).await }
+        }),
     ];
     service.ready();
+    relay.egress.load_first(&relay.config, &relay.shutdown).await;
     reader::run(&relay, &redis_url).await;
     background.iter().for_each(tokio::task::JoinHandle::abort);
     relay.tls_results.flush(&kept).await;

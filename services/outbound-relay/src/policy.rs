@@ -38,7 +38,7 @@ pub enum RouteTls {
     Verified,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EgressSource {
     pub address: IpAddr,
@@ -99,11 +99,6 @@ pub(crate) fn allowance(config: &Config, domain: &str) -> queue::Allowance {
 
 pub(crate) fn per_minute(config: &Config, domain: &str) -> Option<u32> {
     config.destinations.get(domain).and_then(|d| d.per_minute)
-}
-
-/// The tenant's pool, by name.
-pub(crate) fn egress_pool<'c>(config: &'c Config, tenant: &str) -> Option<&'c str> {
-    config.tenants.get(tenant)?.egress_pool.as_deref()
 }
 
 /// The number of the first route that fits.

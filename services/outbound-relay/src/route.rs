@@ -63,8 +63,8 @@ pub(crate) async fn hosts(relay: &Relay, lane: &Lane, entropy: u64) -> Result<Ho
     }
     let records = relay.resolver.mx(parsed.as_str()).await.map_err(|e| of_lookup(&e))?;
     let own = config.hostname.to_ascii_lowercase();
-    let pools = config.egress_pools.values().flatten().filter_map(|s| s.hostname.as_deref());
-    let own: Vec<&str> = pools.chain([own.as_str()]).collect();
+    let pools = relay.egress.current();
+    let own: Vec<&str> = pools.hostnames().chain([own.as_str()]).collect();
     let names = dns::mx::hosts(parsed.as_str(), records, &own, entropy)
         .map_err(|e| Decision::permanent(e.status(), e.to_string()))?;
     Ok(mx(names.into_iter().map(host).collect(), false))

@@ -273,26 +273,16 @@ async fn room_for_copy(
         .fetch_one(&mut *tx)
         .await
         .map_err(status)?;
-<<<<<<< HEAD
     if !is_limited {
         return Ok(());
     }
     let has_room: bool = sqlx::query_scalar(
         "select coalesce(c.bytes <= r.room_bytes, true) and coalesce(c.messages <= r.room_messages, true)
          from (select coalesce(sum(m.size), 0) as bytes, count(*) as messages from messages m
-               where m.account_id = $1 and m.mailbox_id = $2
+               where m.account_id = $5 and m.mailbox_id = $2
                  and exists (select from unnest($3::bigint[], $4::bigint[]) r (first, last)
                              where m.uid between r.first and r.last)) c
          cross join quota_room($1) r",
-=======
-    let Some(limit) = limit else { return Ok(()) };
-    let after: i64 = sqlx::query_scalar(
-        "select ((select coalesce(sum(size), 0) from mailboxes where account_id = $1)
-              + (select coalesce(sum(m.size), 0) from messages m
-                 where m.account_id = $5 and m.mailbox_id = $2
-                   and exists (select from unnest($3::bigint[], $4::bigint[]) r (first, last)
-                               where m.uid between r.first and r.last)))::bigint",
->>>>>>> imap
     )
     .bind(account_id)
     .bind(source)

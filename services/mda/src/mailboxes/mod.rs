@@ -30,12 +30,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 pub use append::batcher as appending;
-<<<<<<< HEAD
 pub use folders::{create, create_defaults, empty, ensure};
-=======
-pub use folders::{create_defaults, empty};
 use rights::{Which, actor, require, require_parent};
->>>>>>> imap
 
 use crate::{ids, spool::batch::Batcher, wakes::WakeHub};
 

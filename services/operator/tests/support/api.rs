@@ -16,7 +16,8 @@ pub struct FakeApi(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    domains: HashMap<String, Value>,
+    /// Of all kinds, by name.
+    objects: HashMap<String, Value>,
     lease: Option<Value>,
     events: Vec<String>,
     version: u64,
@@ -30,15 +31,19 @@ impl FakeApi {
     }
 
     pub fn object(&self, name: &str) -> Option<Value> {
-        self.0.lock().unwrap().domains.get(name).cloned()
+        self.0.lock().unwrap().objects.get(name).cloned()
+    }
+
+    pub fn put(&self, name: &str, spec: Value) {
+        self.put_kind("Domain", name, spec);
     }
 
     /// As `kubectl apply` does: the spec is replaced, the rest stays.
-    pub fn put(&self, name: &str, spec: Value) {
+    pub fn put_kind(&self, kind: &str, name: &str, spec: Value) {
         let mut state = self.0.lock().unwrap();
-        let object = state.domains.entry(name.to_owned()).or_insert_with(|| {
+        let object = state.objects.entry(name.to_owned()).or_insert_with(|| {
             json!({
-                "apiVersion": "mail.postroad.dev/v1alpha1", "kind": "Domain",
+                "apiVersion": "mail.postroad.dev/v1alpha1", "kind": kind,
                 "metadata": { "name": name, "namespace": "mail", "uid": "1", "generation": 0, "resourceVersion": "0" },
             })
         });
@@ -49,7 +54,11 @@ impl FakeApi {
     /// As `kubectl delete` does: finalizers first.
     pub fn delete(&self, name: &str) {
         let mut state = self.0.lock().unwrap();
-        state.domains.get_mut(name).unwrap()["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let metadata = &mut state.objects.get_mut(name).unwrap()["metadata"];
+        metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        if metadata["finalizers"].as_array().is_none_or(Vec::is_empty) {
+            state.objects.remove(name);
+        }
     }
 
     pub fn fail(&self, code: Option<u16>) {
@@ -94,14 +103,18 @@ impl State {
         if path.contains("/leases") {
             return self.lease(method, body);
         }
-        assert!(path.starts_with("/apis/mail.postroad.dev/v1alpha1/namespaces/mail/domains/"), "{path}");
+        let base = "/apis/mail.postroad.dev/v1alpha1/namespaces/mail/";
+        let plural = path.strip_prefix(base).and_then(|rest| rest.split('/').next()).unwrap_or_default().to_owned();
         assert_eq!(method, Method::PATCH);
         let name = if last == "status" { path.rsplit('/').nth(1).unwrap() } else { &last };
-        let Some(object) = self.domains.get_mut(name) else { return (404, failure(404)) };
+        let Some(object) = self.objects.get_mut(name) else { return (404, failure(404)) };
+        assert_eq!(plural, format!("{}s", object["kind"].as_str().unwrap().to_lowercase()), "{path}");
         match kind {
+            "application/merge-patch+json" if last == "status" => object["status"] = body["status"].clone(),
             "application/merge-patch+json" => {
-                assert_eq!(last, "status", "only the status is ours");
-                object["status"] = body["status"].clone();
+                let finalizers = &body["metadata"]["finalizers"];
+                assert!(finalizers.is_array() && body.get("spec").is_none(), "the rest is not ours: {body}");
+                object["metadata"]["finalizers"] = finalizers.clone();
             }
             "application/json-patch+json" => {
                 for operation in body.as_array().unwrap() {
@@ -115,7 +128,7 @@ impl State {
         let (object, name) = (object.clone(), name.to_owned());
         let none_left = object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
         if none_left && object["metadata"]["deletionTimestamp"].is_string() {
-            self.domains.remove(&name);
+            self.objects.remove(&name);
         }
         (200, object)
     }

@@ -13,8 +13,8 @@ use kube::runtime::{
     controller::Action,
     events::{Recorder, Reporter},
 };
-use operator::{Context, Domain, Error, Metrics, Zone, on_error, reconcile};
-use proto::admin::admin_client::AdminClient;
+use operator::{Context, Domain, Error, Metrics, Zone, on_error, reconcile, reconcile_pool, reconcile_tenant};
+use proto::{admin::admin_client::AdminClient, relay::egress_client::EgressClient};
 
 pub use api::FakeApi;
 pub use mda::FakeMda;
@@ -35,7 +35,8 @@ impl World {
         let reporter = Reporter { controller: "postroad-operator".into(), instance: None };
         let context = Arc::new(Context {
             client: client.clone(),
-            admin: AdminClient::new(channel),
+            admin: AdminClient::new(channel.clone()),
+            egress: EgressClient::new(channel),
             zone: zone.clone(),
             hostname: "mail.example.org".into(),
             recorder: Recorder::new(client, reporter),
@@ -46,7 +47,14 @@ impl World {
 
     /// As the controller does with what it has watched.
     pub async fn reconcile(&self, name: &str) -> Result<Action, Error> {
-        let domain: Domain = serde_json::from_value(self.api.object(name).unwrap()).unwrap();
+        let object = self.api.object(name).unwrap();
+        if object["kind"] == "EgressPool" {
+            return reconcile_pool(Arc::new(serde_json::from_value(object).unwrap()), self.context.clone()).await;
+        }
+        if object["kind"] == "Tenant" {
+            return reconcile_tenant(Arc::new(serde_json::from_value(object).unwrap()), self.context.clone()).await;
+        }
+        let domain: Domain = serde_json::from_value(object).unwrap();
         reconcile(Arc::new(domain), self.context.clone()).await
     }
 
@@ -57,8 +65,7 @@ impl World {
     }
 
     pub fn retry_after(&self, error: &Error) -> Action {
-        let domain: Domain = serde_json::from_value(self.api.object("example").unwrap()).unwrap();
-        on_error(Arc::new(domain), error, self.context.clone())
+        on_error(Arc::new(()), error, self.context.clone())
     }
 }
 

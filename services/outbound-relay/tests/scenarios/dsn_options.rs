@@ -1,8 +1,8 @@
 //! DSN (RFC 3461): parameters passed on or acted upon, delays and successes reported, and no
 //! report about a report.
 
-use proto::spool::Claimed;
 use crate::support::{Peer, Script, delivery, detail, site, told};
+use proto::spool::Claimed;
 
 const ZONE: [&str; 2] = ["example.com. MX 10 mx.example.com.", "mx.example.com. A 127.0.0.1"];
 const HOUR: i64 = 3_600_000;

@@ -1,7 +1,7 @@
 //! A greylisting peer (RFC 6647): refused at first, taken later, by the same host name.
 
-use proto::spool::outcome::Result as End;
 use crate::support::{Peer, Script, delivery, site, told};
+use proto::spool::outcome::Result as End;
 
 const ZONE: [&str; 2] = ["example.com. MX 10 mx.example.com.", "mx.example.com. A 127.0.0.1"];
 

@@ -3,8 +3,8 @@
 
 use std::{io::Read as _, sync::Arc};
 
-use proto::relay::{TlsReport, TlsResult};
 use crate::support::{Peer, Script, Tls, delivery, site, tls::Authority, told};
+use proto::relay::{TlsReport, TlsResult};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,

@@ -14,7 +14,7 @@ const ZONE: [&str; 4] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_is_down() {
     let second = Peer::start("127.0.0.3:0", Script::default()).await;
-    let site = site(&ZONE, second.address.port(), |_| ()).await;
+    let site = site(&ZONE, second.address.port(), |c| c.per_destination = 1).await;
     for count in 1..=3 {
         site.submit(vec![delivery("bob@example.com")]).await;
         let (name, text) = told(&site.outcomes(count).await[count - 1]);
@@ -38,7 +38,12 @@ async fn all_are_down_and_come_back() {
     assert!(text.contains("connect to 127.0.0.9") && text.contains("refused"), "{text}");
     // It is known not to answer: the next message is not even tried.
     site.submit(vec![delivery("carol@example.com")]).await;
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    for _ in 0..500 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        if !site.mda.0.lock().unwrap().given_back.is_empty() {
+            break;
+        }
+    }
     assert_eq!(site.mda.0.lock().unwrap().given_back.len(), 1);
     // Until it is back.
     let peer = Peer::start(&format!("127.0.0.9:{port}"), Script::default()).await;

@@ -2,8 +2,8 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use proto::spool::{Claimed, outcome::Result as End, target::To};
 use crate::support::{Peer, Script, Tls, delivery, detail, site, told};
+use proto::spool::{Claimed, outcome::Result as End, target::To};
 
 const ONE_MX: [&str; 2] = ["example.com. MX 10 mx.example.com.", "mx.example.com. A 127.0.0.1"];
 

@@ -1,9 +1,9 @@
 //! Where mail goes and leaves from: CNAME, internationalised domains, smarthosts, egress pools,
 //! and peers that lack extensions.
 
+use crate::support::{Peer, Script, Tls, delivery, site, told};
 use outbound_relay::{EgressSource, Route, RouteTls, Tenant};
 use proto::spool::Claimed;
-use crate::support::{Peer, Script, Tls, delivery, site, told};
 
 fn route(domains: &[&str], host: String, tls: RouteTls) -> Route {
     let domains = domains.iter().map(|d| (*d).to_owned()).collect();
@@ -83,6 +83,41 @@ async fn a_tenant_leaves_from_its_pool() {
     site.submit(vec![delivery("bob@[127.0.0.1]")]).await;
     site.outcomes(2).await;
     assert_eq!((peer.count("EHLO out.shop.example"), peer.count("EHLO mx.sender.com")), (1, 1));
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pools_that_mda_keeps_are_used_from_one_moment_to_the_next() {
+    let peer = Peer::start("127.0.0.1:0", Script::default()).await;
+    let site = site(&[], peer.address.port(), |c| (c.egress_every, c.idle_seconds) = (1, 0)).await;
+    let set = |address: &str, hostname: &str| {
+        let source = proto::relay::EgressSource { address: address.into(), hostname: hostname.into() };
+        let pool =
+            proto::relay::EgressPool { name: "bulk".into(), sources: vec![source], tenants: vec!["shop".into()] };
+        site.mda.0.lock().unwrap().pools = vec![pool];
+    };
+    let send = async |count: usize, tenant: &str| {
+        site.submit(vec![Claimed { tenant: tenant.into(), ..delivery("bob@[127.0.0.1]") }]).await;
+        told(&site.outcomes(count).await[count - 1])
+    };
+    set("127.0.0.78", "one.shop.example");
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(send(1, "shop").await.0, "relayed");
+    set("127.0.0.79", "two.shop.example");
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(send(2, "shop").await.0, "relayed");
+    assert_eq!((peer.count("EHLO one.shop.example"), peer.count("EHLO two.shop.example")), (1, 1));
+    // An address that this host has not: its mail waits, rather than leave from another; that is
+    // no fault of the destination, which others go on using.
+    set("192.0.2.1", "three.shop.example");
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let (name, text) = send(3, "shop").await;
+    assert_eq!((name, text.as_str()), ("deferred", "no address of the egress pool bulk is on this host"));
+    assert_eq!(send(4, "").await.0, "relayed");
+    site.mda.0.lock().unwrap().pools.clear();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(send(5, "shop").await.0, "relayed");
+    assert_eq!(peer.count("EHLO mx.sender.com"), 2);
     site.stop().await;
 }
 

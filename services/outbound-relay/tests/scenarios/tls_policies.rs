@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use hickory_server::{Server, zone_handler::Catalog};
-use proto::{relay::StsPolicy, spool::Claimed};
 use crate::support::{
     Peer, Script, Site, Tls, delivery, detail, site_with,
     tls::{Authority, Certificate},
     told, zone,
 };
+use hickory_server::{Server, zone_handler::Catalog};
+use proto::{relay::StsPolicy, spool::Claimed};
 
 const MX: [&str; 2] = ["example.com. MX 10 mx.example.com.", "mx.example.com. A 127.0.0.1"];
 

@@ -160,8 +160,7 @@ impl Client {
 
     /// The connection is lost or useless. Recipients without outcome get this failure.
     pub fn fail(&mut self, failure: Failure) {
-        let courtesy =
-            matches!(self.state, State::Quit | State::Reset | State::Nothing | State::Closed | State::Idle);
+        let courtesy = matches!(self.state, State::Quit | State::Reset | State::Nothing | State::Closed | State::Idle);
         self.state = State::Closed;
         self.parser.clear();
         self.out.clear();

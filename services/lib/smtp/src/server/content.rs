@@ -61,8 +61,7 @@ enum State {
 impl ContentReader {
     pub fn new(limits: Limits, expected: u64, binary: bool) -> Self {
         // What is announced is reserved up to a bound: the client need not keep its word.
-        let capacity =
-            usize::try_from(expected.min(limits.content).min(FIRST_ROOM as u64)).unwrap_or_default();
+        let capacity = usize::try_from(expected.min(limits.content).min(FIRST_ROOM as u64)).unwrap_or_default();
         Self {
             state: State::LineStart,
             pieces: Vec::new(),

@@ -10,7 +10,7 @@ use std::{
 use futures::Stream;
 use proto::{
     directory::{self as dir, directory_server, resolution::Kind},
-    relay::{self as pb_relay, relay_server},
+    relay::{self as pb_relay, egress_server, relay_server},
     spool::{self as pb, spool_server},
 };
 use tonic::{Request, Response, Status, Streaming};
@@ -30,6 +30,7 @@ pub struct State {
     /// Words and number of deliveries that were given back.
     pub given_back: Vec<String>,
     pub policies: HashMap<String, pb_relay::StsPolicy>,
+    pub pools: Vec<pb_relay::EgressPool>,
     pub rests: Vec<pb_relay::RestRequest>,
     pub tls_results: Vec<pb_relay::TlsResult>,
     pub tls_reports: Vec<pb_relay::TlsReport>,
@@ -48,6 +49,7 @@ impl Mda {
         tonic::service::Routes::new(spool_server::SpoolServer::new(self.clone()))
             .add_service(directory_server::DirectoryServer::new(self.clone()))
             .add_service(relay_server::RelayServer::new(self.clone()))
+            .add_service(egress_server::EgressServer::new(self.clone()))
     }
 }
 
@@ -227,5 +229,26 @@ impl relay_server::Relay for Mda {
     ) -> Result<Response<pb_relay::FinishTlsReportResponse>, Status> {
         self.0.lock().unwrap().finished_reports += 1;
         Ok(Response::new(pb_relay::FinishTlsReportResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl egress_server::Egress for Mda {
+    async fn set_pool(&self, _: Request<pb_relay::EgressPool>) -> Result<Response<pb_relay::EgressPool>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn delete_pool(
+        &self,
+        _: Request<pb_relay::DeletePoolRequest>,
+    ) -> Result<Response<pb_relay::DeletePoolResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_pools(
+        &self,
+        _: Request<pb_relay::ListPoolsRequest>,
+    ) -> Result<Response<pb_relay::ListPoolsResponse>, Status> {
+        Ok(Response::new(pb_relay::ListPoolsResponse { pools: self.0.lock().unwrap().pools.clone() }))
     }
 }

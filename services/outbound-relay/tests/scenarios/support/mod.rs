@@ -112,7 +112,12 @@ impl Site {
             state.deliveries.values_mut().for_each(|d| d.leased_until = None);
             state.deliveries.keys().cloned().collect()
         };
-        let items = ids.into_iter().map(|(queue_id, number)| Item { queue_id, number, traceparent: String::new(), handed_out: 0 });
+        let items = ids.into_iter().map(|(queue_id, number)| Item {
+            queue_id,
+            number,
+            traceparent: String::new(),
+            handed_out: 0,
+        });
         self.producer.add(Stream::Remote, &items.collect::<Vec<_>>()).await.unwrap();
     }
 
@@ -126,7 +131,12 @@ impl Site {
                 let number = number as u32;
                 claimed.size = content.len() as u64;
                 claimed.id = Some(DeliveryId { queue_id: queue_id.clone(), number });
-                items.push(Item { queue_id: queue_id.clone(), number, traceparent: claimed.traceparent.clone(), handed_out: 0 });
+                items.push(Item {
+                    queue_id: queue_id.clone(),
+                    number,
+                    traceparent: claimed.traceparent.clone(),
+                    handed_out: 0,
+                });
                 state.deliveries.insert((queue_id.clone(), number), Delivery { claimed, leased_until: None });
             }
         }
