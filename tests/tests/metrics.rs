@@ -88,13 +88,14 @@ fn shown(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The rows of docs/metrics.md.
+/// The rows of docs/metrics.md; a star at the kind says that it appears with its first event.
 fn listed() -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(Path::new(ROOT).join("docs/metrics.md")).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
     rows.filter_map(|(name, rest)| {
         let kind = rest.split(" | ").next()?;
-        matches!(kind, "counter" | "gauge" | "histogram").then(|| (name.to_owned(), kind.to_owned()))
+        let is_kind = matches!(kind.trim_end_matches('*'), "counter" | "gauge" | "histogram");
+        is_kind.then(|| (name.to_owned(), kind.to_owned()))
     })
     .collect()
 }
@@ -186,7 +187,14 @@ async fn metrics_are_those_listed_and_no_panel_or_alert_is_empty() {
     }
     let listed = listed();
     assert!(listed.len() > 40, "{listed:?}");
-    assert_eq!(found, listed, "docs/metrics.md and what the services show");
+    let unlisted: Vec<_> = found
+        .iter()
+        .filter(|(name, kind)| listed.get(*name).is_none_or(|listed| listed.trim_end_matches('*') != *kind))
+        .collect();
+    assert!(unlisted.is_empty(), "to be listed in docs/metrics.md: {unlisted:?}");
+    let missing: Vec<_> =
+        listed.iter().filter(|(name, kind)| !kind.ends_with('*') && !found.contains_key(*name)).collect();
+    assert!(missing.is_empty(), "in docs/metrics.md, but no service shows it: {missing:?}");
 
     let panels = panels();
     assert!(panels.len() > 50);
