@@ -21,6 +21,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod relay;
 pub mod rules;
+pub mod sign;
 pub mod spool;
 pub mod storage;
 pub mod tenants;
@@ -82,6 +83,7 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         accepting: accepting.clone(),
         hostname: config.hostname.clone(),
         metrics: metrics.clone(),
+        signer: sign::Signer::new(config.auth_checker.as_ref()),
         successes: Default::default(),
     };
     let rules = rules::Runner::new(&config, bouncer.clone(), accepting.clone(), wakes.clone());
