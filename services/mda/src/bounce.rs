@@ -17,6 +17,7 @@ use crate::{
     forward::Forwarder,
     ids,
     metrics::Metrics,
+    sign::Signer,
     spool::{Accepting, Draft, release},
 };
 
@@ -26,6 +27,7 @@ pub struct Bouncer {
     pub accepting: Accepting,
     pub hostname: String,
     pub metrics: Metrics,
+    pub signer: Signer,
     /// Reports of success are due.
     pub successes: Arc<tokio::sync::Notify>,
     pub forwarder: Forwarder,
@@ -121,6 +123,7 @@ impl Bouncer {
         let numbers = [ending.number.unsigned_abs()];
         let queue_id = ids::show(Uuid::from_bytes(dsn::report_id_of(action, ending.queue_id.as_bytes(), &numbers)));
         let content = self.report(ending, &queue_id, action, code, words)?;
+        let content = self.signer.sign(&self.hostname, content).await;
         let what = if action == dsn::Action::Failed { "bounce" } else { "success report" };
         let envelope = Envelope {
             queue_id: queue_id.clone(),

@@ -32,7 +32,7 @@ pub struct Config {
     pub journey_days: u32,
     /// What Sieve scripts may use.
     pub sieve: crate::rules::Config,
-    /// `auth-checker`, which signs the answers of vacations (RFC 6376); unset: they go out unsigned.
+    /// `auth-checker`, which signs DSNs and the answers of vacations (RFC 6376); unset: they go out unsigned.
     pub auth_checker: Option<runtime::grpc::Peers>,
     /// Days that SMTP dialogues are kept; not longer than the rest of the journey.
     pub journey_dialogue_days: u32,

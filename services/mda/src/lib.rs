@@ -27,6 +27,7 @@ pub mod relay;
 pub mod reports;
 pub mod rules;
 pub mod set_aside;
+pub mod sign;
 pub mod spool;
 pub mod srs;
 pub mod storage;
@@ -110,6 +111,7 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
         accepting: accepting.clone(),
         hostname: config.hostname.clone(),
         metrics: metrics.clone(),
+        signer: sign::Signer::new(config.auth_checker.as_ref()),
         successes: Default::default(),
         forwarder: forwarder.clone(),
     };

@@ -303,6 +303,12 @@ async fn insert(
     row: &Loaded,
     places: &BTreeMap<i64, (String, Placement)>,
 ) -> Result<(), sqlx::Error> {
+    // All of them before the first is changed, in the order that everybody keeps.
+    sqlx::query("select from mailboxes where account_id = $1 and id = any ($2) order by account_id, id for update")
+        .bind(row.account_id)
+        .bind(places.keys().copied().collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await?;
     for (id, (_, placement)) in places {
         sqlx::query(
             "with grown as (

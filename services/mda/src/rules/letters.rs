@@ -2,10 +2,7 @@
 
 use address::Address;
 use chrono::Utc;
-use proto::{
-    auth::SignRequest,
-    spool::{Envelope, Event, Recipient, target::To},
-};
+use proto::spool::{Envelope, Event, Recipient, target::To};
 use sieve::{Reply, Respond};
 use sqlx::types::Uuid;
 use tonic::Status;
@@ -144,15 +141,15 @@ impl Runner {
         }
         let from = self.own_address(row, reply.from.take()).await?;
         let queue_id = new_queue_id();
-        let mut content = reply.to_message(&Respond {
+        let content = reply.to_message(&Respond {
             address: &from,
             to: &row.reverse_path,
             date: &Utc::now().to_rfc2822(),
             message_id: &format!("{queue_id}@{}", self.hostname),
             header: &facts.header,
         });
-        let signature = self.sign(&from, &content).await;
-        content.splice(..0, signature.bytes());
+        let domain = from.rsplit('@').next().unwrap_or_default();
+        let content = self.bouncer.signer.sign(domain, content).await;
         let envelope = Envelope {
             queue_id: queue_id.clone(),
             // RFC 3834 §3.3: an answer to an answer has nowhere to go.
@@ -186,18 +183,5 @@ impl Runner {
             }
         }
         Ok(row.address.clone())
-    }
-
-    /// DKIM-Signature fields; an answer goes out without when they cannot be had.
-    async fn sign(&self, from: &str, content: &[u8]) -> String {
-        let (Some(auth), Some((_, domain))) = (&self.auth, from.rsplit_once('@')) else { return String::new() };
-        let request = SignRequest { domain: domain.to_owned(), content: content.to_vec().into() };
-        match auth.clone().sign(tokio_stream::iter([request])).await {
-            Ok(response) => response.into_inner().header,
-            Err(e) => {
-                tracing::warn!(error = %e, "an answer is not signed");
-                String::new()
-            }
-        }
     }
 }

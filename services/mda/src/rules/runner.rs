@@ -3,8 +3,8 @@
 use std::{collections::HashMap, io::Read as _, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use proto::{auth::auth_client::AuthClient, spool::DeliveryId};
-use runtime::{grpc::Channel, telemetry};
+use proto::spool::DeliveryId;
+use runtime::telemetry;
 use sieve::{Fact, Script};
 use sqlx::{FromRow, PgPool, types::Uuid};
 use tonic::Status;
@@ -32,8 +32,6 @@ const CHUNK: usize = 32;
 const MAX_FACTS: usize = 64;
 /// Scripts that stay compiled.
 const KEPT_SCRIPTS: u64 = 2_000;
-/// Calls for a signature: an answer is not worth waiting longer.
-const SIGN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 #[derive(Clone)]
 pub struct Runner {
@@ -42,7 +40,6 @@ pub struct Runner {
     pub(super) hostname: String,
     pub(super) bouncer: Bouncer,
     pub(super) accepting: Accepting,
-    pub(super) auth: Option<AuthClient<Channel>>,
     pub(super) metrics: Metrics,
     wakes: WakeHub,
     compiled: moka::sync::Cache<String, Arc<Script>>,
@@ -101,7 +98,6 @@ impl Runner {
             config: config.sieve.clone(),
             hostname: config.hostname.clone(),
             metrics: bouncer.metrics.clone(),
-            auth: config.auth_checker.as_ref().map(|p| AuthClient::new(runtime::grpc::channel(p, SIGN_TIMEOUT))),
             bouncer,
             accepting,
             wakes,
