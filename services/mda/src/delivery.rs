@@ -140,6 +140,10 @@ impl Worker {
         for entry in alone {
             self.batch(std::slice::from_ref(entry), acknowledger).await;
         }
+        // We are still here, so none of them ended us.
+        if let Err(e) = set_aside::uncount(&self.pool, &ids).await {
+            tracing::warn!(error = %e, "deliveries stay counted");
+        }
     }
 
     async fn batch(&self, entries: &[Entry], acknowledger: &Acknowledger) {
@@ -178,11 +182,7 @@ impl Worker {
                 }
                 // One of them may be what the database refuses.
                 if let [entry] = entries {
-                    let words = format!("the database refuses it: {e}");
-                    if let Err(e) = set_aside::count(&self.pool, std::slice::from_ref(&entry.delivery), &words).await {
-                        tracing::warn!(error = %e, "refused delivery not counted");
-                    }
-                    return;
+                    return set_aside::refused(&self.pool, &entry.delivery, &e.to_string()).await;
                 }
                 for entry in entries {
                     Box::pin(self.batch(std::slice::from_ref(entry), acknowledger)).await;

@@ -45,3 +45,27 @@ pub async fn count(pool: &PgPool, deliveries: &[DeliveryId], why: &str) -> Resul
         .map_err(status)?;
     Ok(rows.into_iter().map(|(queue_id, number)| spool::delivery_id(queue_id, number)).collect())
 }
+
+/// The database refused it, and it alone.
+pub async fn refused(pool: &PgPool, delivery: &DeliveryId, why: &str) {
+    let words = format!("the database refuses it: {why}");
+    if let Err(e) = count(pool, std::slice::from_ref(delivery), &words).await {
+        tracing::warn!(error = %e, "refused delivery not counted");
+    }
+}
+
+/// Takes a count back, of those that are still open.
+pub async fn uncount(pool: &PgPool, deliveries: &[DeliveryId]) -> Result<(), Status> {
+    let (queue_ids, numbers) = spool::columns(deliveries)?;
+    sqlx::query(
+        "update deliveries d set lost = greatest(d.lost - 1, 0)
+         from (select distinct * from unnest($1::uuid[], $2::int[]) as w (queue_id, number)) w
+         where d.queue_id = w.queue_id and d.number = w.number and not d.held",
+    )
+    .bind(queue_ids)
+    .bind(numbers)
+    .execute(pool)
+    .await
+    .map_err(status)?;
+    Ok(())
+}

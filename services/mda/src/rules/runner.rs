@@ -88,7 +88,7 @@ join rules r on r.account_id = d.account_id and r.is_active
 join accounts a on a.id = d.account_id left join tenants t on t.id = a.tenant_id
 join spool s using (queue_id) join contents c on c.id = d.queue_id
 left join sieve_scripts sc on sc.account_id = r.account_id and sc.name = r.script
-where not d.held and d.not_before <= now()
+where not d.held and d.not_before <= now() and d.reserved >= 0
 order by d.queue_id, d.number";
 
 impl Runner {
@@ -125,7 +125,13 @@ impl Runner {
                 match self.one(row, &id).instrument(span).await {
                     Ok(Settled::Homeless) => others.push(id),
                     Ok(_) => {}
-                    Err(e) => tracing::warn!(mail.queue_id = %id.queue_id, error = %e, "not delivered, will be later"),
+                    Err(e) => {
+                        tracing::warn!(mail.queue_id = %id.queue_id, error = %e, "not delivered, will be later");
+                        // The database refuses it; whatever else is the matter may pass.
+                        if e.code() == tonic::Code::Internal {
+                            crate::set_aside::refused(&self.pool, &id, e.message()).await;
+                        }
+                    }
                 }
             }
         }
