@@ -77,6 +77,7 @@ case "${1:?demo, test, check, chart, images or bench}" in
         want offlineimap offlineimap3
         want dovecot dovecot-imapd
         want openssl openssl
+        want opendkim opendkim
         ;;
     check)
         command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --debug
