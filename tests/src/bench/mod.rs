@@ -10,6 +10,7 @@ pub mod report;
 pub mod run;
 pub mod sender;
 pub mod subject;
+pub mod verdicts;
 
 pub use run::{Measure, Run, Size, measure};
 pub use subject::Subject;

@@ -1,17 +1,17 @@
 //! `make bench`: how fast mail comes in, beside Postfix and Dovecot (docs/benchmarks.md).
 //!
-//! `bench [--quick] [--sessions N] [--only postroad|peer|relay]`. Ends well unless something failed;
+//! `bench [--quick] [--sessions N] [--only postroad|peer|relay|verdicts]`. Ends well unless something failed;
 //! no figure is a failure.
 
 #![allow(clippy::print_stdout, reason = "its figures are its output")]
 
 use std::{process::ExitCode, sync::Arc};
 
-use tests::bench::{Measure, Run, Size, Subject, mail::Text, measure, peer, relay, report, subject};
+use tests::bench::{Measure, Run, Size, Subject, mail::Text, measure, peer, relay, report, subject, verdicts};
 
 const SIZES: [Size; 3] =
     [Size { bytes: 1_000, count: 3_000 }, Size { bytes: 10_000, count: 2_000 }, Size { bytes: 100_000, count: 500 }];
-const USAGE: &str = "usage: bench [--quick] [--sessions N] [--only postroad|peer|relay]";
+const USAGE: &str = "usage: bench [--quick] [--sessions N] [--only postroad|peer|relay|verdicts]";
 
 struct Options {
     quick: bool,
@@ -19,19 +19,21 @@ struct Options {
     peer: bool,
     postroad: bool,
     relay: bool,
+    verdicts: bool,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Self> {
-        let mut options = Self { quick: false, sessions: 20, peer: true, postroad: true, relay: true };
+        let mut options = Self { quick: false, sessions: 20, peer: true, postroad: true, relay: true, verdicts: true };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--quick" => options.quick = true,
                 "--sessions" => options.sessions = arguments.next()?.parse().ok().filter(|n| (1..=40).contains(n))?,
                 "--only" => match arguments.next()?.as_str() {
-                    "postroad" => (options.peer, options.relay) = (false, false),
-                    "peer" => (options.postroad, options.relay) = (false, false),
-                    "relay" => (options.peer, options.postroad) = (false, false),
+                    "postroad" => (options.peer, options.relay, options.verdicts) = (false, false, false),
+                    "peer" => (options.postroad, options.relay, options.verdicts) = (false, false, false),
+                    "relay" => (options.peer, options.postroad, options.verdicts) = (false, false, false),
+                    "verdicts" => (options.peer, options.postroad, options.relay) = (false, false, false),
                     _ => return None,
                 },
                 _ => return None,
@@ -54,6 +56,9 @@ async fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let run = Run { text: Arc::new(Text::generate()), sessions: options.sessions };
+    if options.verdicts {
+        println!("{}", verdicts::report(&run.text, if options.quick { 10 } else { 1 }).await);
+    }
     if options.relay {
         println!("{}", relay::compare(&run, if options.quick { 10 } else { 1 }).await);
     }
