@@ -81,6 +81,7 @@ case "${1:?demo, test, check, chart, images or bench}" in
         want prometheus prometheus
         want chromium chromium
         want chromedriver chromium-driver
+        want opendkim opendkim
         ;;
     check)
         command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --debug

@@ -9,62 +9,37 @@ use std::{process::ExitCode, sync::Arc};
 
 use tests::bench::{
     Measure, Run, Size, Subject, journey, mail::Text, measure, peer, relay, report, retrieval, subject, tracing,
+    verdicts,
 };
 
 const SIZES: [Size; 3] =
     [Size { bytes: 1_000, count: 3_000 }, Size { bytes: 10_000, count: 2_000 }, Size { bytes: 100_000, count: 500 }];
-const USAGE: &str = "usage: bench [--quick] [--sessions N] \
-    [--only postroad|peer|relay|reading|reading-postroad|tracing|journey]";
+/// What `--only` takes: mail in, at Postroad or at its peer; out; read; and what single things cost.
+const PARTS: [&str; 8] =
+    ["postroad", "peer", "relay", "reading", "reading-postroad", "verdicts", "tracing", "journey"];
 
 struct Options {
     quick: bool,
     sessions: usize,
-    peer: bool,
-    postroad: bool,
-    relay: bool,
-    reading: bool,
-    /// Dovecot beside it.
-    reading_peer: bool,
-    tracing: bool,
-    journey: bool,
+    only: Option<String>,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Self> {
-        let mut options = Self {
-            quick: false,
-            sessions: 20,
-            peer: true,
-            postroad: true,
-            relay: true,
-            reading: true,
-            reading_peer: true,
-            tracing: true,
-            journey: true,
-        };
+        let mut options = Self { quick: false, sessions: 20, only: None };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--quick" => options.quick = true,
                 "--sessions" => options.sessions = arguments.next()?.parse().ok().filter(|n| (1..=40).contains(n))?,
-                "--only" => {
-                    let only = arguments.next()?;
-                    if !["postroad", "peer", "relay", "reading", "reading-postroad", "tracing", "journey"]
-                        .contains(&only.as_str())
-                    {
-                        return None;
-                    }
-                    options.peer = only == "peer";
-                    options.postroad = only == "postroad";
-                    options.relay = only == "relay";
-                    options.reading = matches!(only.as_str(), "reading" | "reading-postroad");
-                    options.reading_peer = only == "reading";
-                    options.tracing = only == "tracing";
-                    options.journey = only == "journey";
-                }
+                "--only" => options.only = Some(arguments.next().filter(|part| PARTS.contains(&part.as_str()))?),
                 _ => return None,
             }
         }
         Some(options)
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only == part)
     }
 
     fn sizes(&self) -> [Size; 3] {
@@ -77,31 +52,16 @@ impl Options {
 #[tokio::main(worker_threads = 1)]
 async fn main() -> ExitCode {
     let Some(options) = Options::parse(std::env::args().skip(1)) else {
-        eprintln!("{USAGE}");
+        eprintln!("usage: bench [--quick] [--sessions N] [--only {}]", PARTS.join("|"));
         return ExitCode::FAILURE;
     };
     let run = Run { text: Arc::new(Text::generate()), sessions: options.sessions };
     let part = if options.quick { 10 } else { 1 };
-    if options.relay {
-        println!("{}", relay::compare(&run, part).await);
-    }
-    let mut lines = Vec::new();
-    if options.reading {
-        let (table, figures) = retrieval::compare(&run, part, options.reading_peer).await;
-        println!("{table}");
-        lines = figures;
-    }
-    if options.tracing {
-        println!("{}", tracing::compare(&run, options.sizes()).await);
-    }
-    if options.journey {
-        println!("{}", journey::measure(if options.quick { 100_000 } else { 10_000_000 }).await);
-    }
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
-    if options.peer {
+    if options.wants("peer") {
         theirs = all(&run, &options, peer::PostfixDovecot::start().await).await;
     }
-    if options.postroad {
+    if options.wants("postroad") {
         ours = all(&run, &options, subject::Postroad::start().await).await;
     }
     let pairs: Vec<report::Pair> =
@@ -110,6 +70,24 @@ async fn main() -> ExitCode {
         let processors = std::thread::available_parallelism().map_or(0, usize::from);
         println!("\nInbound delivery, {} sessions, {processors} CPUs; ratios above 1 are ours\n", run.sessions);
         println!("{}", report::table("Postfix + Dovecot", "Postroad", &pairs));
+    }
+    if options.wants("relay") {
+        println!("{}", relay::compare(&run, part).await);
+    }
+    let mut lines = Vec::new();
+    if options.wants("reading") || options.wants("reading-postroad") {
+        let (table, figures) = retrieval::compare(&run, part, options.wants("reading")).await;
+        println!("{table}");
+        lines = figures;
+    }
+    if options.wants("verdicts") {
+        println!("{}", verdicts::report(&run.text, part).await);
+    }
+    if options.wants("tracing") {
+        println!("{}", tracing::compare(&run, options.sizes()).await);
+    }
+    if options.wants("journey") {
+        println!("{}", journey::measure(if options.quick { 100_000 } else { 10_000_000 }).await);
     }
     if !pairs.is_empty() || !lines.is_empty() {
         let build = std::env::current_exe().expect("a path");
