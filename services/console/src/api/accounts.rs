@@ -82,7 +82,7 @@ fn password(text: String) -> Result<String, Problem> {
 pub async fn list(call: Call, of: OfDomain, _: Nothing) -> Result<Json<Vec<Account>>, Problem> {
     let mut accounts = Vec::new();
     for domain in domains_of(&call.app, call.caller()?, &of.domain).await? {
-        let request = ListAccountsRequest { domain };
+        let request = ListAccountsRequest { domain, ..Default::default() };
         let found = call.app.admin.clone().list_accounts(call.scoped(request)?).await?.into_inner().accounts;
         accounts.extend(found.into_iter().map(Account::from));
     }
@@ -104,7 +104,11 @@ pub async fn change(call: Call, _: Nothing, change: Change) -> Result<Json<Accou
     let address = call.caller()?.must_own_address(&call.app, call.part("address")).await?.to_string();
     let mut account = None;
     if let Some(text) = change.password {
-        let request = SetPasswordRequest { address: address.clone(), password: password(text)? };
+        let request = SetPasswordRequest {
+            address: address.clone(),
+            password: password(text)?,
+            ..Default::default()
+        };
         account = Some(call.app.admin.clone().set_password(call.scoped(request)?).await?.into_inner());
     }
     if let Some(disabled) = change.disabled {

@@ -69,7 +69,7 @@ pub async fn create(call: Call, _: Nothing, new: New) -> Result<Created<Listed>,
     let made = app
         .admin
         .clone()
-        .create_domain(call.scoped(CreateDomainRequest { name: domain.to_string() })?)
+        .create_domain(call.scoped(CreateDomainRequest { name: domain.to_string(), ..Default::default() })?)
         .await?
         .into_inner();
     if new.tenant.is_empty() {

@@ -215,6 +215,9 @@ not_asked_for! {
     quota(QuotaRequest) -> QuotaResponse;
     get_metadata(GetMetadataRequest) -> GetMetadataResponse;
     set_metadata(SetMetadataRequest) -> SetMetadataResponse;
+    list_shared(ListSharedRequest) -> ListSharedResponse;
+    get_acl(GetAclRequest) -> GetAclResponse;
+    set_acl(SetAclRequest) -> SetAclResponse;
 }
 
 impl Mda {

@@ -81,7 +81,7 @@ impl directory::directory_server::Directory for Fake {
                 Kind::Local => vec![directory::Target { to: Some(To::AccountId(7)) }],
                 _ => Vec::new(),
             };
-            directory::Resolution { kind: kind.into(), targets, room: None }
+            directory::Resolution { kind: kind.into(), targets, ..Default::default() }
         };
         let resolutions = request.get_ref().recipients.iter().map(resolve).collect();
         Ok(Response::new(directory::ResolveResponse { resolutions }))
@@ -233,6 +233,7 @@ impl auth::auth_server::Auth for Fake {
             dmarc: "pass".into(),
             arc: "none".into(),
             from_domain: "sender.example".into(),
+            ..Default::default()
         }))
     }
 

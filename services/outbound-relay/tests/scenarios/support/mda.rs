@@ -159,7 +159,7 @@ impl directory_server::Directory for Mda {
             "alice@sender.com" => dir::Resolution {
                 kind: Kind::Local.into(),
                 targets: vec![dir::Target { to: Some(dir::target::To::AccountId(7)) }],
-                room: None,
+                ..Default::default()
             },
             _ => dir::Resolution { kind: Kind::Remote.into(), ..Default::default() },
         };
