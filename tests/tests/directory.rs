@@ -93,8 +93,9 @@ async fn catch_all_groups_and_targets_elsewhere() {
         let request = MaySendAsRequest { account_id, address: address.into() };
         assert_eq!(mda.directory().may_send_as(request).await.unwrap().into_inner().allowed, allowed, "{address}");
     }
-    let taken = mda.admin().change_group(ChangeGroupRequest { address: "bob@example.com".into(), ..Default::default() });
-    assert_eq!(taken.await.unwrap_err().code(), Code::AlreadyExists);
+    let account = ChangeGroupRequest { address: "bob@example.com".into(), ..Default::default() };
+    let taken = mda.admin().change_group(account).await.unwrap_err();
+    assert_eq!(taken.code(), Code::AlreadyExists);
 }
 
 #[tokio::test]
