@@ -200,3 +200,32 @@ async fn what_is_sent_too_large_or_too_often_is_refused() {
         sqlx::query_scalar("select count(*) from sieve_scripts").fetch_one(&mut mda.sql().await).await.unwrap();
     assert_eq!(left, 0);
 }
+
+async fn limited(mda: &Mda, address: &str, quota_bytes: usize) -> u64 {
+    let request = proto::admin::CreateAccountRequest {
+        address: address.into(),
+        password: "secret".into(),
+        quota_bytes: quota_bytes as u64,
+        ..Default::default()
+    };
+    mda.admin().create_account(request).await.unwrap().into_inner().account_id
+}
+
+#[tokio::test]
+async fn copies_and_redirects_keep_to_quotas() {
+    let mda = Mda::start().await;
+    mda.account("ann@example.com").await;
+    let bob = limited(&mda, "bob@example.com", 2 * MESSAGE.len() + 10).await;
+    let full = limited(&mda, "full@example.com", 10).await;
+    script(&mda, bob, "require [\"fileinto\", \"copy\"]; fileinto :copy \"Archive\"; fileinto :copy \"Trash\";").await;
+    let id = send(&mda, &[bob], MESSAGE, false).await;
+    let all = ends(&mda, &id, "delivered").await;
+    assert!(all.iter().any(|(_, text)| text.starts_with("no room for a copy in ")), "{all:?}");
+    assert_eq!(all.iter().filter(|(name, _)| name == "delivered").count(), 2);
+    let carol = mda.account("carol@example.com").await;
+    script(&mda, carol, "redirect \"full@example.com\";").await;
+    let id = send(&mda, &[carol], MESSAGE, false).await;
+    let all = ends(&mda, &id, "delivered").await;
+    assert!(all.iter().any(|(_, text)| text.contains("is full")), "{all:?}");
+    assert_eq!((count(&mda, carol, "INBOX").await, count(&mda, full, "INBOX").await), (1, 0));
+}

@@ -4,7 +4,12 @@
 
 use std::time::Duration;
 
-use tests::{client::python, eventually, site::free_port_offset, sites::Sites};
+use tests::{
+    client::python,
+    eventually,
+    site::{Options, Site, free_port_offset},
+    sites::Sites,
+};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -277,4 +282,60 @@ m.logout()
     tests::client::python_of(&interpreter, &sites.example, program);
     submit(&sites, r#""by managesieve""#);
     at_example(&sites, r#"box("bob@example.com", "Archive")"#);
+}
+
+/// Invariants 1, 3 and 6 with rules: what was accepted is filed once and sent on once.
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_of_mda_neither_lose_nor_double_what_rules_do() {
+    let site = Site::up(Options::new("127.0.0.4", free_port_offset(&["127.0.0.4"]), "example.com"));
+    site.account("bob@example.com");
+    site.account("carol@example.com");
+    let rules = r#"require ["fileinto", "copy"]; redirect :copy "carol@example.com"; fileinto "Archive";"#;
+    site.admin(&["sieve", "put", "bob@example.com", "main", "--activate"], rules);
+    // Each is tried until it is accepted; what ended without an answer may be there as well.
+    let send = r#"
+accepted = unsure = 0
+while accepted < 60:
+    begun = False
+    try:
+        smtp = smtplib.SMTP_SSL(HOST, PORT[465], context=TLS, timeout=20)
+        smtp.login("bob@example.com", "secret")
+        while accepted < 60:
+            if smtp.mail("bob@example.com")[0] != 250 or smtp.rcpt("bob@example.com")[0] != 250: break
+            begun = True
+            code = smtp.data(f"From: bob@example.com\r\nSubject: {accepted}\r\n\r\nx\r\n".encode())[0]
+            begun = False
+            accepted += code == 250
+            time.sleep(0.1)
+    except (smtplib.SMTPException, OSError):
+        unsure += begun
+        time.sleep(0.2)
+print(accepted, unsure)
+"#;
+    let printed = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| python(&site, send));
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(1_500));
+            site.signal("mda", "KILL");
+        }
+        sender.join().unwrap()
+    });
+    let numbers: Vec<usize> = printed.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    let [accepted, unsure] = numbers[..] else { panic!("{printed}") };
+    eventually("nothing is left to do", SOON * 2, || async {
+        let left = site.try_cli("queue", &["list"], "");
+        (left.status.success() && !String::from_utf8_lossy(&left.stdout).contains("@example.com")).then_some(())
+    })
+    .await;
+    let check = r#"
+def count(user, name):
+    imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS)
+    imap.login(user, "secret")
+    return int(imap.select(name)[1][0])
+print(count("bob@example.com", "Archive"), count("carol@example.com", "INBOX"), count("bob@example.com", "INBOX"))
+"#;
+    let counts: Vec<usize> = python(&site, check).split_whitespace().map(|n| n.parse().unwrap()).collect();
+    let [filed, sent_on, kept] = counts[..] else { panic!("{counts:?}") };
+    assert!((accepted..=accepted + unsure).contains(&filed), "{filed} of {accepted} and {unsure} unsure");
+    assert_eq!((sent_on, kept), (filed, 0));
 }

@@ -13,7 +13,12 @@ use super::{
     letters::{Answer, Redirection},
     runner::{Loaded, Runner},
 };
-use crate::{content::plain, database::status, mailboxes::ensure, spool::release};
+use crate::{
+    content::plain,
+    database::status,
+    mailboxes::ensure,
+    spool::{over_quota, release},
+};
 
 /// What became of a delivery.
 pub enum Settled {
@@ -51,7 +56,7 @@ struct Plan {
 }
 
 #[derive(FromRow)]
-struct Box {
+struct Folder {
     id: i64,
     name: String,
 }
@@ -80,9 +85,20 @@ impl Runner {
             self.metrics.rule("reject");
             return Ok(if bounced { Settled::Done { mailboxes: 0 } } else { Settled::Gone });
         }
-        let mut plan = self.plan(row, facts, &decision, lines).await?;
+        let mut plan = self.plan(row, facts, &decision, lines.clone()).await?;
         let mut tx = self.pool.begin().await.map_err(status)?;
-        let settled = self.write(&mut tx, row, &decision, facts, &mut plan).await.map_err(status)?;
+        let settled = match self.write(&mut tx, row, &decision, facts, &mut plan).await {
+            Err(e) if !over_quota(&e).is_empty() => {
+                // A mailbox of ours that it was to go to is full: then nothing is sent at all.
+                tx.rollback().await.map_err(status)?;
+                stay(&mut decision);
+                lines.push(("rule", "not sent on: a mailbox that it goes to is full".to_owned()));
+                plan = self.plan(row, facts, &decision, lines).await?;
+                tx = self.pool.begin().await.map_err(status)?;
+                self.write(&mut tx, row, &decision, facts, &mut plan).await.map_err(status)?
+            }
+            written => written.map_err(status)?,
+        };
         if !matches!(settled, Settled::Done { .. }) {
             return Ok(settled);
         }
@@ -176,14 +192,15 @@ impl Runner {
             let found = find_box(tx, row, &placement).await?;
             let place = match (&placement.name, found) {
                 (_, Some(place)) => place,
-                (None, None) => Box { id: home.id, name: home.name.clone() },
+                (None, None) => Folder { id: home.id, name: home.name.clone() },
                 (Some(name), None) => {
                     plan.lines.push(("rule", format!("mailbox {name:?} does not exist")));
-                    Box { id: home.id, name: home.name.clone() }
+                    Folder { id: home.id, name: home.name.clone() }
                 }
             };
             places.insert(place.id, (place.name, placement));
         }
+        leave_what_fits(tx, row, &mut places, &mut plan.lines).await?;
         insert(tx, row, &places).await?;
         if let Some((name, _)) = places.values().next() {
             plan.promised = promise(tx, row, name).await?;
@@ -224,6 +241,14 @@ impl Runner {
         let letters = [plan.redirection.letter.as_ref(), plan.answer.as_ref().map(|a| &a.letter)];
         let letters: Vec<_> = letters.into_iter().flatten().map(|letter| &letter.ready).collect();
         self.accepting.write_within(tx, &letters).await
+    }
+}
+
+/// Without what is sent.
+fn stay(decision: &mut Decision) {
+    decision.actions.retain(|a| !matches!(a, Action::Redirect { .. } | Action::Vacation(_)));
+    if decision.actions.is_empty() {
+        decision.actions.push(Action::Keep { flags: Vec::new() });
     }
 }
 
@@ -269,7 +294,7 @@ async fn track(tx: &mut PgConnection, row: &Loaded, decision: &Decision, facts: 
 }
 
 /// Where the message goes without rules.
-async fn default_box(tx: &mut PgConnection, row: &Loaded) -> Result<Option<Box>, sqlx::Error> {
+async fn default_box(tx: &mut PgConnection, row: &Loaded) -> Result<Option<Folder>, sqlx::Error> {
     sqlx::query_as(
         r"select id, name from mailboxes
           where account_id = $1 and (name = 'INBOX' or ($2 and special_use = '\Junk'))
@@ -281,7 +306,7 @@ async fn default_box(tx: &mut PgConnection, row: &Loaded) -> Result<Option<Box>,
     .await
 }
 
-async fn find_box(tx: &mut PgConnection, row: &Loaded, placement: &Placement) -> Result<Option<Box>, sqlx::Error> {
+async fn find_box(tx: &mut PgConnection, row: &Loaded, placement: &Placement) -> Result<Option<Folder>, sqlx::Error> {
     let Some(name) = &placement.name else { return Ok(None) };
     let name = if name.eq_ignore_ascii_case("INBOX") { "INBOX" } else { name.as_str() };
     let id: Option<i64> = match placement.create {
@@ -294,7 +319,36 @@ async fn find_box(tx: &mut PgConnection, row: &Loaded, placement: &Placement) ->
                 .await?
         }
     };
-    Ok(id.map(|id| Box { id, name: name.to_owned() }))
+    Ok(id.map(|id| Folder { id, name: name.to_owned() }))
+}
+
+/// Locks the mailboxes, all before the first is changed, and then the quota, in the order that everybody
+/// keeps. The delivery has room set aside for one copy; further ones need their own.
+async fn leave_what_fits(
+    tx: &mut PgConnection,
+    row: &Loaded,
+    places: &mut BTreeMap<i64, (String, Placement)>,
+    lines: &mut Vec<Line>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("select from mailboxes where account_id = $1 and id = any ($2) order by account_id, id for update")
+        .bind(row.account_id)
+        .bind(places.keys().copied().collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await?;
+    if places.len() < 2 {
+        return Ok(());
+    }
+    let (bytes, messages): (Option<i64>, Option<i64>) =
+        sqlx::query_as("select room_bytes, room_messages from quota_room($1)")
+            .bind(row.account_id)
+            .fetch_one(&mut *tx)
+            .await?;
+    let fit = bytes.map(|b| b / i64::from(row.size.max(1))).into_iter().chain(messages).min().unwrap_or(i64::MAX);
+    while i64::try_from(places.len()).unwrap_or(i64::MAX) - 1 > fit.max(0) {
+        let Some((_, (name, _))) = places.pop_last() else { break };
+        lines.push(("rule", format!("no room for a copy in {name}")));
+    }
+    Ok(())
 }
 
 /// A row in each mailbox; UIDs come from the locked one (Invariant 5).
@@ -303,12 +357,6 @@ async fn insert(
     row: &Loaded,
     places: &BTreeMap<i64, (String, Placement)>,
 ) -> Result<(), sqlx::Error> {
-    // All of them before the first is changed, in the order that everybody keeps.
-    sqlx::query("select from mailboxes where account_id = $1 and id = any ($2) order by account_id, id for update")
-        .bind(row.account_id)
-        .bind(places.keys().copied().collect::<Vec<_>>())
-        .execute(&mut *tx)
-        .await?;
     for (id, (_, placement)) in places {
         sqlx::query(
             "with grown as (

@@ -94,9 +94,14 @@ impl Runner {
         }
         let body = self.body(row.queue_id, u64::MAX).await?;
         let content = [format!("Delivered-To: {}\r\n", row.address).as_bytes(), &facts.header, &body].concat();
-        let reverse_path = match self.config.redirect_sender {
-            RedirectSender::Account if !row.reverse_path.is_empty() => row.address.clone(),
-            _ => row.reverse_path.clone(),
+        let domain = row.address.parse::<Address>().ok().map(|a| a.domain().clone());
+        let (reverse_path, remote_path) = match self.config.redirect_sender {
+            RedirectSender::Account if !row.reverse_path.is_empty() => (row.address.clone(), None),
+            // What leaves us gets a reverse-path that SPF lets us use, as mail to an alias does (SRS).
+            _ => {
+                let mut paths = self.bouncer.forwarder.reverse_paths(&row.reverse_path, &[domain]).await?;
+                (row.reverse_path.clone(), paths.pop().flatten())
+            }
         };
         let queue_id = new_queue_id();
         let envelope = Envelope {
@@ -111,7 +116,8 @@ impl Runner {
             events: vec![self.begin(row, "redirected from")],
             ..Envelope::default()
         };
-        out.letter = Some(Letter { ready: Accepting::ready(Draft { envelope, content: content.into() })?, queue_id });
+        let ready = Accepting::ready_from(Draft { envelope, content: content.into() }, remote_path.as_ref())?;
+        out.letter = Some(Letter { ready, queue_id });
         Ok(out)
     }
 

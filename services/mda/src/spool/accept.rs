@@ -89,6 +89,15 @@ impl Accepting {
         check(draft).map(Ready)
     }
 
+    /// The same with a reverse-path of its own for what goes elsewhere.
+    pub fn ready_from(draft: Draft, remote_path: Option<&String>) -> Result<Ready, Status> {
+        let mut row = check(draft)?;
+        for delivery in row.deliveries.iter_mut().filter(|d| d.remote.is_some()) {
+            delivery.reverse_path = remote_path.cloned();
+        }
+        Ok(Ready(row))
+    }
+
     /// Part of what else the transaction does; after its commit they are to be handed out.
     pub async fn write_within(&self, tx: &mut PgConnection, messages: &[&Ready]) -> Result<(), sqlx::Error> {
         let rows: Vec<&Row> = messages.iter().map(|ready| &ready.0).collect();
@@ -244,7 +253,7 @@ async fn hand_out(dispatch: &Dispatch, rows: &[&Row]) {
 }
 
 /// The messages that no mailbox of theirs has room for: nothing of the batch was written.
-fn over_quota(error: &sqlx::Error) -> Vec<Uuid> {
+pub fn over_quota(error: &sqlx::Error) -> Vec<Uuid> {
     let refusal = error.as_database_error().filter(|e| e.code().is_some_and(|code| code == "PR552"));
     let detail = refusal.and_then(|e| e.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?.detail());
     detail.unwrap_or_default().split(' ').filter_map(|id| id.parse().ok()).collect()

@@ -20,7 +20,7 @@ use proto::{
 use sqlx::PgPool;
 use tonic::{Request, Response, Status, Streaming};
 
-pub use accept::{Accepting, Draft, Ready};
+pub use accept::{Accepting, Draft, Ready, over_quota};
 
 pub use claim::{columns, delivery_id};
 pub use settle::release;
