@@ -114,7 +114,9 @@ impl State {
             "application/merge-patch+json" => {
                 let finalizers = &body["metadata"]["finalizers"];
                 assert!(finalizers.is_array() && body.get("spec").is_none(), "the rest is not ours: {body}");
-                object["metadata"]["finalizers"] = finalizers.clone();
+                // An empty list is none.
+                let is_empty = finalizers.as_array().is_none_or(Vec::is_empty);
+                object["metadata"]["finalizers"] = if is_empty { Value::Null } else { finalizers.clone() };
             }
             "application/json-patch+json" => {
                 for operation in body.as_array().unwrap() {

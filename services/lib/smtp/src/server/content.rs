@@ -123,35 +123,8 @@ impl ContentReader {
     /// may lie across two chunks.
     fn check(&mut self, bytes: &[u8]) {
         let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
-            at += 1;
-            self.state = match (self.state, byte) {
-                (State::Cr, b'\n') => {
-                    self.line = 0;
-                    State::LineStart
-                }
-                (State::Cr, _) => {
-                    self.fail(Defect::BareLineEnd);
-                    at -= 1;
-                    State::Text
-                }
-                (_, b'\r') => State::Cr,
-                (_, b'\n') => {
-                    self.fail(Defect::BareLineEnd);
-                    State::Text
-                }
-                (_, 0) => {
-                    self.fail(Defect::Nul);
-                    State::Text
-                }
-                (_, _) => {
-                    let rest = bytes.get(at - 1..).unwrap_or_default();
-                    let length = memchr::memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
-                    self.lengthen(length);
-                    at += length - 1;
-                    State::Text
-                }
-            };
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            at += self.step(rest);
         }
     }
 
@@ -159,53 +132,70 @@ impl ContentReader {
     pub fn read(&mut self, input: &mut BytesMut) -> bool {
         let mut at = 0;
         let mut ended = false;
-        while let Some(&byte) = input.get(at) {
-            at += 1;
-            self.state = match (self.state, byte) {
-                (State::DotCr, b'\n') => {
+        while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
+            let before = self.state;
+            at += match (before, rest.first()) {
+                (State::DotCr, Some(b'\n')) => {
                     ended = true;
+                    at += 1;
                     break;
                 }
-                (State::LineStart, b'.') => State::Dot,
-                (State::Dot, b'\r') => State::DotCr,
+                (State::LineStart, Some(b'.')) => self.go(State::Dot, 1),
+                (State::Dot, Some(b'\r')) => self.go(State::DotCr, 1),
                 (State::DotCr, _) => {
                     // The dot was stuffing, and its CR stands alone.
                     self.fail(Defect::BareLineEnd);
-                    at -= 1;
-                    State::Cr
+                    self.go(State::Cr, 0)
                 }
-                (State::Cr, b'\n') => {
-                    self.push(b"\r\n");
-                    self.line = 0;
-                    State::LineStart
-                }
-                (State::Cr, _) => {
-                    self.fail(Defect::BareLineEnd);
-                    at -= 1;
-                    State::Text
-                }
-                (_, b'\r') => State::Cr,
-                (_, b'\n') => {
-                    self.fail(Defect::BareLineEnd);
-                    State::Text
-                }
-                (_, 0) => {
-                    self.fail(Defect::Nul);
-                    State::Text
-                }
-                (_, _) => {
-                    let start = at - 1;
-                    let rest = input.get(start..).unwrap_or_default();
-                    let length = memchr::memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
-                    at = start + length;
-                    self.lengthen(length);
-                    self.push(rest.get(..length).unwrap_or_default());
-                    State::Text
+                (_, first) => {
+                    let length = self.step(rest);
+                    match (self.state, first) {
+                        (State::LineStart, _) => self.push(b"\r\n"),
+                        (State::Text, Some(byte)) if !matches!(byte, b'\n' | 0) => {
+                            self.push(rest.get(..length).unwrap_or_default());
+                        }
+                        _ => {}
+                    }
+                    length
                 }
             };
         }
         input.advance(at);
         ended
+    }
+
+    fn go(&mut self, state: State, octets: usize) -> usize {
+        self.state = state;
+        octets
+    }
+
+    /// Goes on by one line end or one run of text; how many octets that is. None of them when the
+    /// first one must be looked at again.
+    fn step(&mut self, rest: &[u8]) -> usize {
+        match (self.state, rest.first()) {
+            (State::Cr, Some(b'\n')) => {
+                self.line = 0;
+                self.go(State::LineStart, 1)
+            }
+            (State::Cr, _) => {
+                self.fail(Defect::BareLineEnd);
+                self.go(State::Text, 0)
+            }
+            (_, Some(b'\r')) => self.go(State::Cr, 1),
+            (_, Some(b'\n')) => {
+                self.fail(Defect::BareLineEnd);
+                self.go(State::Text, 1)
+            }
+            (_, Some(0)) => {
+                self.fail(Defect::Nul);
+                self.go(State::Text, 1)
+            }
+            _ => {
+                let length = memchr::memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
+                self.lengthen(length);
+                self.go(State::Text, length)
+            }
+        }
     }
 
     fn push(&mut self, bytes: &[u8]) {
