@@ -37,13 +37,17 @@ fn every_service_takes_its_configuration() {
             assert!(is_there && is_named, "{name}: {source}");
         }
         let image = service["image"].as_str().unwrap();
-        let Some(binary) = image.strip_prefix("localhost/postroad/").and_then(|i| i.split(':').next()) else { continue };
+        let Some(binary) = image.strip_prefix("localhost/postroad/").and_then(|i| i.split(':').next()) else {
+            continue;
+        };
         if binary == "postroad" {
             continue;
         }
         let environment = service["environment"].as_object().unwrap();
         let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-        let environment = environment.iter().map(|(key, value)| (key, text(value).replace("${MAIL_HOSTNAME:-mail.example.com}", "mail.example.com")));
+        let environment = environment
+            .iter()
+            .map(|(key, value)| (key, text(value).replace("${MAIL_HOSTNAME:-mail.example.com}", "mail.example.com")));
         let checks = Command::new(ours(binary)).arg("--check").envs(environment).output().unwrap();
         assert!(checks.status.success(), "{name}: {}", String::from_utf8_lossy(&checks.stderr));
         checked.insert(binary.to_owned());
@@ -54,7 +58,8 @@ fn every_service_takes_its_configuration() {
 #[test]
 fn what_watches_is_provisioned() {
     let promtool = |arguments: &[&str], file: &str| {
-        let output = Command::new(program("promtool", "prometheus")).args(arguments).arg(deploy(file)).output().unwrap();
+        let output =
+            Command::new(program("promtool", "prometheus")).args(arguments).arg(deploy(file)).output().unwrap();
         assert!(output.status.success(), "{file}: {output:?}");
     };
     promtool(&["check", "config", "--syntax-only"], "compose/prometheus.yml");

@@ -165,7 +165,8 @@ async fn what_was_refused_is_found_with_its_dialogue() {
     for _again in 0..2 {
         mda.spool().refuse(request.clone()).await.unwrap();
     }
-    let by_recipient = FindRequest { recipient: "nobody@example.com".into(), tenant: "default".into(), ..Default::default() };
+    let by_recipient =
+        FindRequest { recipient: "nobody@example.com".into(), tenant: "default".into(), ..Default::default() };
     let head = find(&mda, by_recipient).await.remove(0);
     assert_eq!((head.queue_id, head.refused, head.open), (id.clone(), true, 0));
     let [event] = events(&mda, &id).await.try_into().unwrap();
@@ -181,7 +182,8 @@ async fn an_attempts_words_dialogue_and_trace_are_its_own() {
     envelope.traceparent = format!("00-{}-{}-01", "a".repeat(32), "b".repeat(16));
     let id = accept(&mda, envelope, "1@else.net").await;
     let deliveries = vec![DeliveryId { queue_id: id.clone(), number: 0 }];
-    let claimed = mda.spool().claim(ClaimRequest { deliveries, lease_ms: 5_000 }).await.unwrap().into_inner().claimed.remove(0);
+    let claimed =
+        mda.spool().claim(ClaimRequest { deliveries, lease_ms: 5_000 }).await.unwrap().into_inner().claimed.remove(0);
     let event = Event {
         service: "outbound-relay".into(),
         text: "451 later".into(),
@@ -196,7 +198,10 @@ async fn an_attempts_words_dialogue_and_trace_are_its_own() {
     mda.spool().settle(SettleRequest { outcomes: vec![outcome] }).await.unwrap();
     let all = events(&mda, &id).await;
     assert_eq!(all.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["queued", "deferred"]);
-    assert_eq!((all[0].trace_id.as_str(), all[1].trace_id.as_str()), ("a".repeat(32).as_str(), "c".repeat(32).as_str()));
+    assert_eq!(
+        (all[0].trace_id.as_str(), all[1].trace_id.as_str()),
+        ("a".repeat(32).as_str(), "c".repeat(32).as_str())
+    );
     assert_eq!(all[1].detail, r#"{"attempt":1,"dialogue":["S: 451 later"]}"#);
     mda.stop().await;
 }
@@ -337,7 +342,8 @@ async fn the_first_fetch_is_told_once() {
         let mut stream = mda.mailboxes().select(request).await.unwrap().into_inner();
         stream.message().await.unwrap().unwrap()
     };
-    let first = eventually("both are there", SOON, || async { Some(select().await).filter(|s| s.uids.len() == 2) }).await;
+    let first =
+        eventually("both are there", SOON, || async { Some(select().await).filter(|s| s.uids.len() == 2) }).await;
     let mailbox_id = first.state.unwrap().mailbox_id;
     let fetch = async |reader: &str, body: bool| {
         let request = FetchRequest {
@@ -362,7 +368,8 @@ async fn the_first_fetch_is_told_once() {
     let told: Vec<_> = told.iter().map(|e| (e.name.as_str(), e.service.as_str(), e.recipient.as_str())).collect();
     assert_eq!(told[2..], [("fetched", "imap-gateway", "bob@example.com")]);
     for _again in 0..2 {
-        let request = ContentRequest { account_id: bob, mailbox_id, uid: 2, start: 0, end: u64::MAX, reader: "pop3".into() };
+        let request =
+            ContentRequest { account_id: bob, mailbox_id, uid: 2, start: 0, end: u64::MAX, reader: "pop3".into() };
         let mut stream = mda.mailboxes().content(request).await.unwrap().into_inner();
         while stream.message().await.unwrap().is_some() {}
     }
@@ -413,7 +420,9 @@ imap.logout()
         Some(trace(&["<half@else.net>"])).filter(|t| t.contains("fetched"))
     })
     .await;
-    for part in ["received", "refused", "verdict", "queued", "into INBOX", "first time by IMAP", "S: 250 2.0.0 Ok: queued"] {
+    for part in
+        ["received", "refused", "verdict", "queued", "into INBOX", "first time by IMAP", "S: 250 2.0.0 Ok: queued"]
+    {
         assert!(half.contains(part), "{part} in {half}");
     }
     let listed = trace(&["--recipient", "bob@example.com", "--since", "1h"]);

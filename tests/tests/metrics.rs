@@ -153,7 +153,8 @@ fn panels() -> Vec<(String, String)> {
         for panel in dashboard["panels"].as_array().unwrap() {
             for target in panel["targets"].as_array().unwrap() {
                 if let Some(expression) = target["expr"].as_str() {
-                    let title = format!("{} / {}", dashboard["title"].as_str().unwrap(), panel["title"].as_str().unwrap());
+                    let title =
+                        format!("{} / {}", dashboard["title"].as_str().unwrap(), panel["title"].as_str().unwrap());
                     all.push((title, expression.replace("$__rate_interval", "1m").replace("$site", ".*")));
                 }
             }
@@ -257,10 +258,10 @@ async fn the_dashboard_of_one_message_answers_by_both_ids() {
     for wanted in [id.as_str(), &id.to_ascii_lowercase(), "<m@x>", "m@x"] {
         let text = messages.replace("$message", wanted);
         let text = format!("select queue_id from ({text}) m");
-        let found: Vec<String> =
-            sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(&mut sql).await.unwrap();
+        let found: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(&mut sql).await.unwrap();
         assert_eq!(found, [id.clone()], "{wanted}");
-        let text = format!("select event || coalesce(' ' || dialogue, '') from ({}) e", events.replace("$message", wanted));
+        let text =
+            format!("select event || coalesce(' ' || dialogue, '') from ({}) e", events.replace("$message", wanted));
         let told: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(&mut sql).await.unwrap();
         assert_eq!(told, ["received C: QUIT", "queued"]);
     }

@@ -37,10 +37,8 @@ async fn world(host: &str, peer_host: &str, moods: &[Mood], config: &str) -> Wor
     let (server, port) = (dns.address.to_string(), (25 + offset).to_string());
     let mut options = Options::new(host, offset, "example.com").more(&["--dns", &server, "--relay-port", &port]);
     options.config = Some(config.to_owned());
-    options.environment = vec![
-        ("OTEL_EXPORTER_OTLP_ENDPOINT".into(), endpoint),
-        ("OTEL_BSP_SCHEDULE_DELAY".into(), "200".into()),
-    ];
+    options.environment =
+        vec![("OTEL_EXPORTER_OTLP_ENDPOINT".into(), endpoint), ("OTEL_BSP_SCHEDULE_DELAY".into(), "200".into())];
     let site = Site::up(options);
     site.account("bob@example.com");
     World { collector, site, peer, _dns: dns }
@@ -151,10 +149,7 @@ async fn later_attempts_are_linked_to_the_message() {
         .iter()
         .map(|s| (s.attribute("attempt"), s.attribute("outcome"), s.attribute("smtp.reply_code"), s.is_error))
         .collect();
-    assert_eq!(
-        seen,
-        [("1", "deferred", "451", true), ("2", "deferred", "450", true), ("3", "relayed", "250", false)]
-    );
+    assert_eq!(seen, [("1", "deferred", "451", true), ("2", "deferred", "450", true), ("3", "relayed", "250", false)]);
     // The first is a part of the message's trace; the others are roots that point at it.
     assert_eq!(attempts[0].trace_id, trace_id);
     assert!(!attempts[0].parent.is_empty() && attempts[0].links.is_empty());
@@ -188,9 +183,7 @@ async fn a_bounce_is_in_the_trace_of_what_it_is_about() {
         is_its(s) && s.name == "Spool.Accept" && s.attribute("mail.queue_id") != id
     });
     let report = accepted.await.attribute("mail.queue_id").to_owned();
-    world
-        .span("and delivered", |s| is_its(s) && s.name == "deliver" && s.attribute("mail.queue_id") == report)
-        .await;
+    world.span("and delivered", |s| is_its(s) && s.name == "deliver" && s.attribute("mail.queue_id") == report).await;
     world.nothing_is_told();
 }
 

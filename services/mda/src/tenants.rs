@@ -72,7 +72,10 @@ mod tests {
             ended.extend(top.count("early", 1).1);
         }
         assert_eq!(ended, ["small"]);
-        assert_eq!((top.count("large", 1).0, top.count("early", 1).0, top.count("small", 1).0), ("large", "early", OTHER));
+        assert_eq!(
+            (top.count("large", 1).0, top.count("early", 1).0, top.count("small", 1).0),
+            ("large", "early", OTHER)
+        );
     }
 
     #[test]

@@ -48,8 +48,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut journey = options.site.journey()?;
     let now = jiff::Timestamp::now().as_millisecond();
     let time = |given: &Option<String>, name| match given {
-        Some(text) => text::moment(text, now).ok_or_else(|| anyhow::anyhow!(
-            "--{name} {text:?}: expected an age like 30m, 2h or 3d, or a time like 2026-11-01T10:00:00Z")),
+        Some(text) => text::moment(text, now).ok_or_else(|| {
+            anyhow::anyhow!(
+                "--{name} {text:?}: expected an age like 30m, 2h or 3d, or a time like 2026-11-01T10:00:00Z"
+            )
+        }),
         None => Ok(0),
     };
     let request = FindRequest {

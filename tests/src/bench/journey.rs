@@ -52,7 +52,8 @@ pub async fn measure(events: u64) -> String {
     generate(&mut sql, messages).await;
     eprintln!("journey: written in {:.0} s", started.elapsed().as_secs_f64());
     let day = 86_400_000;
-    let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let now =
+        i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap();
     let n = |i: usize| (i as u64 * 48_271 + 11) % messages;
     let sender = |n: u64| format!("s{}@else{}.net", if n.is_multiple_of(50) { 0 } else { n * 7_919 % 40_000 }, n % 97);
     let recipient = |n: u64| format!("r{}@example.com", if n % 50 == 1 { 0 } else { n * 104_729 % 100_000 });
@@ -67,7 +68,12 @@ pub async fn measure(events: u64) -> String {
         (
             "recipient, one day",
             (0..QUESTIONS)
-                .map(|i| FindRequest { recipient: recipient(n(i)), since_ms: since(i), until_ms: since(i) + day, ..f() })
+                .map(|i| FindRequest {
+                    recipient: recipient(n(i)),
+                    since_ms: since(i),
+                    until_ms: since(i) + day,
+                    ..f()
+                })
                 .collect(),
         ),
         (

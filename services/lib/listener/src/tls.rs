@@ -114,10 +114,9 @@ impl Tls {
         if roots.is_empty() {
             return Err(TlsError::NoCertificate { path: file.to_owned() });
         }
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(roots.into(), self.certificates.provider.clone())
-                .allow_unauthenticated()
-                .build()?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), self.certificates.provider.clone())
+            .allow_unauthenticated()
+            .build()?;
         Self::with(self.certificates.clone(), Some(verifier), self.handshakes.clone())
     }
 

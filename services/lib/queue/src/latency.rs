@@ -38,10 +38,7 @@ pub fn register(registry: &mut Registry) {
     registry.register("redis_failed", "Commands that Redis did not answer or refused", latency().failed.clone());
 }
 
-pub(crate) async fn timed<T, E>(
-    operation: &'static str,
-    call: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
+pub(crate) async fn timed<T, E>(operation: &'static str, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let started = Instant::now();
     let answer = call.await;
     let label = Operation { operation };

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use crate::{QueueError, Url, connection, connection::Connection, latency::timed};
+use futures::StreamExt as _;
 
 const CHANNEL: &str = "postroad:wake";
 

@@ -116,7 +116,9 @@ fn query(c: &Criteria) -> QueryBuilder<Postgres> {
             q.push(" and lower(reverse_path) = lower(").push_bind(c.request.sender.clone()).push(")");
         }
         if !c.request.recipient.is_empty() {
-            q.push(" and exists (select from journey_recipients r where r.queue_id = s.queue_id and r.at = s.accepted_at");
+            q.push(
+                " and exists (select from journey_recipients r where r.queue_id = s.queue_id and r.at = s.accepted_at",
+            );
             q.push(" and r.recipient = lower(").push_bind(c.request.recipient.clone()).push("))");
         }
         if let Some(tenant) = c.tenant {
