@@ -11,7 +11,11 @@ macro_rules! contract {
     )*};
 }
 
+/*A*/
 contract! { admin auth directory journey mailboxes relay rules spool }
+/*B*/
+contract! { admin auth directory journey mailboxes relay report spool }
+/*C*/
 
 /// Content travels in chunks of this many bytes, so that one call costs no connection its turn.
 pub const CHUNK: usize = 256 * 1024;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
-const PROTOCOL: [&str; 10] =
-    ["address", "dsn", "imap", "managesieve", "message", "milter", "pop3", "sasl", "sieve", "smtp"];
+const PROTOCOL: [&str; 11] =
+    ["address", "dsn", "imap", "managesieve", "message", "milter", "pop3", "report", "sasl", "sieve", "smtp"];
 const ADAPTERS: [&str; 4] = ["dns", "listener", "queue", "runtime"];
 /// What no protocol crate knows: sockets, storage, the clock, chance.
 const OUTER_WORLD: [&str; 12] = [

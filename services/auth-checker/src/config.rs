@@ -34,6 +34,20 @@ pub struct Config {
     pub max_message_size: usize,
     /// DKIM signatures looked at in one message; those of the From domain come first.
     pub max_signatures: usize,
+    /// Domains whose ARC seal is believed: mail that fails DMARC is accepted when one of them saw
+    /// it pass, and only such ones handled it since (RFC 8617 §7.2).
+    pub trusted_arc_sealers: Vec<String>,
+    /// Look whether the client's address has a name that leads back to it (RFC 8601 §2.7.3).
+    pub iprev: bool,
+    /// Our name in DMARC reports.
+    pub hostname: String,
+    /// The sender of DMARC aggregate reports (RFC 9990); its domain should be one of ours, or they
+    /// go out unsigned. Absent: nothing is collected and nothing sent.
+    pub dmarc_report_from: Option<String>,
+    /// Seconds between two counts handed to `mda`.
+    pub dmarc_results_every: u64,
+    /// Seconds between two looks whether a report is due.
+    pub dmarc_report_every: u64,
     pub runtime: runtime::Config,
 }
 
@@ -49,6 +63,12 @@ impl Default for Config {
             concurrency: 64,
             max_message_size: 100 << 20,
             max_signatures: 10,
+            trusted_arc_sealers: Vec::new(),
+            iprev: true,
+            hostname: "localhost".into(),
+            dmarc_report_from: None,
+            dmarc_results_every: 30,
+            dmarc_report_every: 600,
             runtime: runtime::Config::default(),
         }
     }
@@ -75,10 +95,21 @@ impl runtime::ServiceConfig for Config {
             ("directory_seconds", self.directory_seconds),
             ("concurrency", self.concurrency as u64),
             ("max_message_size", self.max_message_size as u64),
+            ("dmarc_results_every", self.dmarc_results_every),
+            ("dmarc_report_every", self.dmarc_report_every),
         ] {
             if value == 0 {
                 return Err(format!("configuration key {key:?} = 0: expected at least 1"));
             }
+        }
+        if self.hostname.parse::<address::Domain>().is_err() {
+            return Err(format!("configuration key \"hostname\" = {:?}: expected a host name", self.hostname));
+        }
+        if let Some(from) = self.dmarc_report_from.as_ref().filter(|f| f.parse::<address::Address>().is_err()) {
+            return Err(format!("configuration key \"dmarc_report_from\" = {from:?}: expected an address"));
+        }
+        if let Some(wrong) = self.trusted_arc_sealers.iter().find(|d| d.parse::<address::Domain>().is_err()) {
+            return Err(format!("configuration key \"trusted_arc_sealers\" has {wrong:?}: expected domains"));
         }
         Ok(())
     }

@@ -8,7 +8,11 @@
 use std::{borrow::Borrow, collections::HashMap, hash::Hash, sync::Arc, time::Instant};
 
 use dns::LookupError;
-use mail_auth::{DnsError, Error, ResolverCache, Txt, common::parse::TxtRecordParser as _, dmarc::Dmarc};
+use mail_auth::{
+    DnsError, Error, ResolverCache, Txt,
+    common::parse::TxtRecordParser as _,
+    dmarc::{Dmarc, Psd},
+};
 
 /// More author domains than this are nothing that mail programs write.
 pub(crate) const MAX_AUTHOR_DOMAINS: usize = 5;
@@ -26,7 +30,7 @@ pub(crate) fn author_domains(from: &[String]) -> Vec<String> {
 }
 
 /// The answers of one walk, under their full names (`_dmarc.example.com.`).
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Records(HashMap<Box<str>, Txt>);
 
 impl Records {
@@ -35,6 +39,29 @@ impl Records {
         let asked = names.iter().map(|name| async move { resolver.txt(&format!("_dmarc.{name}")).await });
         let answers = futures::future::join_all(asked).await;
         Self(settle(names, answers))
+    }
+
+    /// Where a record was found.
+    pub fn domain_of(&self, wanted: &Arc<Dmarc>) -> Option<String> {
+        let found = self.0.iter().find(|(_, record)| matches!(record, Txt::Dmarc(r) if Arc::ptr_eq(r, wanted)));
+        found.and_then(|(name, _)| name.strip_prefix("_dmarc.")?.strip_suffix('.').map(str::to_owned))
+    }
+
+    /// RFC 9989 §4.10.2: from the longest name up; the domain itself when there is no record.
+    pub fn organizational<'d>(&self, domain: &'d str) -> &'d str {
+        let mut found = domain;
+        let mut below = domain;
+        for name in walk_names(domain) {
+            if let Some(Txt::Dmarc(record)) = self.0.get(format!("_dmarc.{name}.").as_str()) {
+                match record.psd {
+                    Psd::No => return name,
+                    Psd::Yes => return below,
+                    Psd::Default => found = name,
+                }
+            }
+            below = name;
+        }
+        found
     }
 }
 
@@ -145,6 +172,23 @@ mod tests {
     #[test]
     fn a_refusal_without_a_record_leaves_it_unknown() {
         assert_eq!(kinds(vec![refused(), refused(), refused()]), ["unknown", "unknown", "none"]);
+    }
+
+    #[test]
+    fn organizational_domains() {
+        let of = |domain: &'static str, records: &[(&'static str, &str)]| {
+            let names = walk_names(domain);
+            let text = |name: &&str| records.iter().find(|(n, _)| n == name).map(|(_, text)| *text);
+            let answers = names.iter().map(|n| text(n).map_or_else(|| Ok(vec![]), record)).collect();
+            Records(settle(names, answers)).organizational(domain)
+        };
+        assert_eq!(of("a.mail.example.com", &[("example.com", "v=DMARC1; p=none")]), "example.com");
+        assert_eq!(of("a.mail.example.com", &[]), "a.mail.example.com");
+        let bank = [("bank.example", "v=DMARC1; p=reject; psd=y"), ("giant.bank.example", "v=DMARC1; p=none")];
+        assert_eq!(of("mail.giant.bank.example", &bank), "giant.bank.example");
+        assert_eq!(of("mail.mega.bank.example", &bank), "mega.bank.example");
+        let split = [("a.example.com", "v=DMARC1; p=none; psd=n"), ("example.com", "v=DMARC1; p=none")];
+        assert_eq!(of("b.a.example.com", &split), "a.example.com");
     }
 
     #[test]

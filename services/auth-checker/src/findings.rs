@@ -1,6 +1,8 @@
 //! What was found out about a message, in the words of RFC 8601.
 
-use mail_auth::{DkimOutput, DkimResult, DmarcOutput, DmarcResult, Error, SpfResult, dkim::DkimError, dmarc::Policy};
+use mail_auth::{
+    DkimOutput, DkimResult, DmarcOutput, DmarcResult, Error, IprevResult, SpfResult, dkim::DkimError, dmarc::Policy,
+};
 
 /// The checks of one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +13,10 @@ pub(crate) struct Findings {
     pub signatures: Vec<Signature>,
     /// `None` when the message carries no ARC set.
     pub arc: Option<&'static str>,
+    /// A trusted sealer that saw the message pass DMARC.
+    pub vouched_by: Option<String>,
+    /// `None` when it was not looked at.
+    pub iprev: Option<&'static str>,
     pub dmarc: Dmarc,
 }
 
@@ -42,6 +48,8 @@ impl Findings {
             spf_helo: "temperror",
             signatures: Vec::new(),
             arc: None,
+            vouched_by: None,
+            iprev: None,
             dmarc: Dmarc { result: "temperror", domain: String::new(), policy: None },
         }
     }
@@ -65,6 +73,15 @@ pub(crate) fn spf(result: SpfResult) -> &'static str {
         SpfResult::TempError => "temperror",
         SpfResult::PermError => "permerror",
         SpfResult::None => "none",
+    }
+}
+
+pub(crate) fn iprev(result: &IprevResult) -> &'static str {
+    match result {
+        IprevResult::Pass => "pass",
+        IprevResult::Fail(_) | IprevResult::None => "fail",
+        IprevResult::TempError(_) => "temperror",
+        IprevResult::PermError(_) => "permerror",
     }
 }
 

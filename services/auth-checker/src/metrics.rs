@@ -3,6 +3,7 @@ use prometheus_client::{
     metrics::{
         counter::Counter,
         family::Family,
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::Registry,
@@ -20,12 +21,30 @@ pub(crate) struct Call {
     pub outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Reason {
+    pub reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Outcome {
+    pub outcome: &'static str,
+}
+
 pub(crate) struct Metrics {
     /// Results by method (spf, dkim, dmarc, arc).
     pub checks: Family<Check, Counter>,
     /// Calls by outcome: the disposition of Verify; signed, unsigned of Sign; error.
     pub calls: Family<Call, Counter>,
     pub seconds: Family<Call, Histogram>,
+    /// Verdicts that local policy changed, by reason.
+    pub overrides: Family<Reason, Counter>,
+    /// Forwards by outcome: sealed, unsealed.
+    pub seals: Family<Outcome, Counter>,
+    /// DMARC reports by outcome: sent, nobody.
+    pub reports: Family<Outcome, Counter>,
+    /// Questions that another call was asking already.
+    pub joined: Gauge,
 }
 
 impl Metrics {
@@ -35,6 +54,10 @@ impl Metrics {
             checks: Family::default(),
             calls: Family::default(),
             seconds: Family::new_with_constructor(buckets),
+            overrides: Family::default(),
+            seals: Family::default(),
+            reports: Family::default(),
+            joined: Gauge::default(),
         };
         registry.register("auth_checks", "Authentication results by method", metrics.checks.clone());
         registry.register("auth_calls", "Calls by outcome", metrics.calls.clone());
@@ -43,7 +66,16 @@ impl Metrics {
             "Time to answer a call, content already received",
             metrics.seconds.clone(),
         );
+        let m = &metrics;
+        registry.register("auth_overrides", "Verdicts that local policy changed", m.overrides.clone());
+        registry.register("auth_seals", "Forwards by whether they got an ARC seal", m.seals.clone());
+        registry.register("auth_dmarc_reports", "DMARC aggregate reports by outcome", m.reports.clone());
+        registry.register("auth_dns_joined", "DNS questions that were being asked already", m.joined.clone());
         metrics
+    }
+
+    pub fn report(&self, outcome: &'static str) {
+        self.reports.get_or_create(&Outcome { outcome }).inc();
     }
 
     pub fn check(&self, method: &'static str, result: &'static str) {

@@ -3,6 +3,8 @@
 //! Everything in it but our own words comes from the peer, so every value is either a token, or
 //! quoted and stripped of control characters.
 
+use std::net::IpAddr;
+
 use mail_auth::dmarc::Policy;
 
 use crate::findings::Findings;
@@ -14,6 +16,7 @@ const VALUE_LIMIT: usize = 320;
 pub(crate) struct Identities<'a> {
     pub authserv_id: &'a str,
     pub helo: &'a str,
+    pub peer: IpAddr,
     /// Empty for the null reverse-path.
     pub reverse_path: &'a str,
 }
@@ -53,9 +56,15 @@ pub(crate) fn field(identities: &Identities<'_>, findings: &Findings) -> String 
     if let Some(arc) = findings.arc {
         add(format!("arc={arc}"));
     }
+    if let Some(iprev) = findings.iprev {
+        add(format!("iprev={iprev} policy.iprev={}", value(&identities.peer.to_string())));
+    }
 
     let dmarc = &findings.dmarc;
     let mut text = format!("dmarc={}", dmarc.result);
+    if let Some(sealer) = &findings.vouched_by {
+        text.push_str(&format!(" (overridden: {} saw it pass)", domain_text(sealer)));
+    }
     if !dmarc.domain.is_empty() {
         text.push_str(&format!(" header.from={}", value(&dmarc.domain)));
     }
@@ -79,7 +88,9 @@ fn policy_text(policy: Policy) -> &'static str {
 /// A pvalue (RFC 8601 §2.2): bare when it is a token or mailbox of harmless characters.
 fn value(text: &str) -> String {
     let cut = text.get(..text.floor_char_boundary(VALUE_LIMIT)).unwrap_or_default();
-    let harmless = |c: char| c.is_ascii_alphanumeric() || "-._+@!#$%&'*^`{|}~".contains(c);
+    // A mailbox may have more in its local part than a token (RFC 5321 §4.1.2): SRS0=….
+    let more = if cut.contains('@') { "=/?" } else { "" };
+    let harmless = |c: char| c.is_ascii_alphanumeric() || "-._+@!#$%&'*^`{|}~".contains(c) || more.contains(c);
     if !cut.is_empty() && cut.chars().all(harmless) {
         return cut.to_owned();
     }
@@ -106,6 +117,8 @@ mod tests {
     use super::*;
     use crate::findings::{Dmarc, Signature};
 
+    const PEER: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+
     fn findings() -> Findings {
         Findings {
             spf: "pass",
@@ -117,12 +130,14 @@ mod tests {
                 selector: "r1".into(),
             }],
             arc: None,
+            vouched_by: None,
+            iprev: None,
             dmarc: Dmarc { result: "pass", domain: "sender.com".into(), policy: Some(Policy::Reject) },
         }
     }
 
     fn identities<'a>(reverse_path: &'a str) -> Identities<'a> {
-        Identities { authserv_id: "mx.example.com", helo: "mx.sender.com", reverse_path }
+        Identities { authserv_id: "mx.example.com", helo: "mx.sender.com", peer: PEER, reverse_path }
     }
 
     #[test]
@@ -148,9 +163,10 @@ mod tests {
         some.signatures[0].result = "fail";
         some.signatures[0].reason = Some("body hash did not verify");
         some.arc = Some("pass");
+        some.iprev = Some("fail");
         let text = field(&identities("a@b.example"), &some);
         assert!(text.contains("dkim=fail (body hash did not verify) header.d=sender.com"), "{text}");
-        assert!(text.contains(";\r\n\tarc=pass;"), "{text}");
+        assert!(text.contains(";\r\n\tarc=pass;\r\n\tiprev=fail policy.iprev=\"::1\";"), "{text}");
 
         some.signatures.clear();
         some.dmarc = Dmarc { result: "none", domain: String::new(), policy: None };
@@ -164,7 +180,7 @@ mod tests {
         let mut some = findings();
         some.signatures[0].selector = hostile.into();
         some.dmarc.domain = hostile.into();
-        let text = field(&Identities { authserv_id: hostile, helo: hostile, reverse_path: hostile }, &some);
+        let text = field(&Identities { authserv_id: hostile, helo: hostile, peer: PEER, reverse_path: hostile }, &some);
         assert_eq!(text.matches("\r\n").count(), 4, "{text}");
         assert!(text.contains(r#"smtp.mailfrom="x@y.example; dmarc=passX-Evil: \"1\\";"#), "{text}");
         assert!(text.lines().all(|line| line.len() < 998));

@@ -12,21 +12,21 @@ use proto::{
         SignRequest, SignResponse, VerifyParameters, VerifyRequest, VerifyResponse, auth_server,
         verify_response::Action,
     },
-    directory::directory_client::DirectoryClient,
 };
-use runtime::grpc::Channel;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument as _, field::Empty, info_span};
 
 use crate::{
     config::{Config, DnsFailure},
+    dmarc::{MAX_AUTHOR_DOMAINS, author_domains},
     findings::Findings,
-    metrics::Metrics,
+    metrics::{Metrics, Outcome, Reason},
+    observed::Collector,
     results::{self, Identities},
-    sign::KeyStore,
-    verdict,
-    verify::{Checker, Session},
+    sign::{Key, KeyStore},
+    verdict::{self, Local, Override, Verdict},
+    verify::{Checked, Checker, Session},
 };
 
 /// Hashing more than this would hold a worker thread noticeably.
@@ -34,7 +34,9 @@ const LARGE: usize = 1 << 20;
 
 pub(crate) struct Auth {
     checker: Arc<Checker>,
-    keys: KeyStore,
+    keys: Arc<KeyStore>,
+    /// None when nobody sends reports.
+    collector: Option<Arc<Collector>>,
     gate: Semaphore,
     metrics: Arc<Metrics>,
     verify_timeout: Duration,
@@ -46,18 +48,23 @@ impl Auth {
     pub fn new(
         config: &Config,
         resolver: dns::Resolver,
-        directory: DirectoryClient<Channel>,
+        keys: Arc<KeyStore>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            checker: Arc::new(Checker::new(resolver, config.max_signatures, config.dns_failure)),
-            keys: KeyStore::new(directory),
+            checker: Arc::new(Checker::new(resolver, config)),
+            keys,
+            collector: config.dmarc_report_from.is_some().then(Arc::default),
             gate: Semaphore::new(config.concurrency),
             metrics,
             verify_timeout: config.verify_timeout(),
             max_message_size: config.max_message_size,
             dns_failure: config.dns_failure,
         }
+    }
+
+    pub fn collector(&self) -> Arc<Collector> {
+        self.collector.clone().unwrap_or_default()
     }
 
     /// A place among the running calls, taken before content is read: that bounds memory.
@@ -68,16 +75,34 @@ impl Auth {
     async fn verify(&self, mut stream: Streaming<VerifyRequest>) -> Result<VerifyResponse, Status> {
         let _place = self.enter().await?;
         let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("no parameters"))?;
-        let session = session(first.parameters.ok_or_else(|| Status::invalid_argument("no parameters"))?)?;
+        let parameters = first.parameters.ok_or_else(|| Status::invalid_argument("no parameters"))?;
+        let (seal_domain, quarantine_rejects) = (parameters.seal_domain.clone(), parameters.quarantine_rejects);
+        let session = session(parameters)?;
+        let seal = match seal_domain.trim_end_matches('.').to_ascii_lowercase() {
+            domain if domain.is_empty() => None,
+            domain => self.keys.of(&domain).await?.rsa().map(|key| (domain, key)),
+        };
         let content = collect(&mut stream, first.content, |request| request.content, self.max_message_size).await?;
 
         let started = Instant::now();
         let session = Arc::new(session);
-        let findings = self.check(Arc::clone(&session), content).await?;
-        let verdict = verdict::decide(&findings.dmarc, self.dns_failure);
-        self.observe(&findings, verdict.action, started);
-        let identities =
-            Identities { authserv_id: &session.authserv_id, helo: &session.helo, reverse_path: &session.reverse_path };
+        let Checked { findings, arc_set, observed } = self.check(Arc::clone(&session), content, seal).await?;
+        let local = Local { vouched_by: findings.vouched_by.as_deref(), quarantine_rejects };
+        let verdict = verdict::with_local(&findings.dmarc, self.dns_failure, local);
+        self.observe(&findings, &verdict, started);
+        if !seal_domain.is_empty() {
+            let outcome = if arc_set.is_empty() { "unsealed" } else { "sealed" };
+            self.metrics.seals.get_or_create(&Outcome { outcome }).inc();
+        }
+        if let (Some(collector), Some(observed)) = (&self.collector, observed) {
+            collector.add(observed, findings.dmarc.result == "pass", verdict.action, verdict.over);
+        }
+        let identities = Identities {
+            authserv_id: &session.authserv_id,
+            helo: &session.helo,
+            peer: session.peer,
+            reverse_path: &session.reverse_path,
+        };
         Ok(VerifyResponse {
             action: verdict.action.into(),
             reason: verdict.reason,
@@ -86,17 +111,27 @@ impl Auth {
             dkim: findings.dkim().to_owned(),
             dmarc: findings.dmarc.result.to_owned(),
             arc: findings.arc.unwrap_or("none").to_owned(),
+            iprev: findings.iprev.unwrap_or_default().to_owned(),
             from_domain: findings.dmarc.domain,
+            arc_set,
+            r#override: verdict.over.name().to_owned(),
         })
     }
 
-    async fn check(&self, session: Arc<Session>, content: Bytes) -> Result<Findings, Status> {
+    async fn check(
+        &self,
+        session: Arc<Session>,
+        content: Bytes,
+        seal: Option<(String, Key)>,
+    ) -> Result<Checked, Status> {
         let checker = Arc::clone(&self.checker);
         let limit = self.verify_timeout;
         let is_large = content.len() > LARGE;
         let work = async move {
             // Time that ran out is DNS that did not answer: nothing else here waits.
-            tokio::time::timeout(limit, checker.check(&session, &content)).await.unwrap_or_else(|_| Findings::unknown())
+            let seal = seal.as_ref().map(|(domain, key)| (domain.as_str(), key));
+            let checked = tokio::time::timeout(limit, checker.check(&session, &content, seal)).await;
+            checked.unwrap_or_else(|_| Checked::unknown())
         };
         if !is_large {
             return Ok(work.await);
@@ -115,6 +150,10 @@ impl Auth {
         let content = collect(&mut stream, first.content, |request| request.content, self.max_message_size).await?;
 
         let started = Instant::now();
+        if !self.is_ours_to_sign(&domain, &content).await? {
+            self.metrics.call("sign", "foreign", started);
+            return Ok(SignResponse::default());
+        }
         let keys = self.keys.of(&domain).await?;
         let is_large = content.len() > LARGE;
         let sign = move || keys.sign(&domain, &content).map_err(|e| Status::internal(format!("cannot sign: {e}")));
@@ -127,14 +166,37 @@ impl Auth {
         Ok(SignResponse { header })
     }
 
-    fn observe(&self, findings: &Findings, action: Action, started: Instant) {
+    /// A signature says that the domain answers for the message (RFC 6376 §1): it must be an
+    /// author's, and nobody else's address may stand beside it.
+    async fn is_ours_to_sign(&self, domain: &str, content: &[u8]) -> Result<bool, Status> {
+        let header = content.get(..message::split(content)).unwrap_or_default();
+        let authors = author_domains(&message::from_addresses(header));
+        if !authors.iter().any(|author| author == domain) {
+            return Ok(false);
+        }
+        for other in authors.iter().filter(|author| *author != domain).take(MAX_AUTHOR_DOMAINS) {
+            if self.keys.of(other).await?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(authors.len() <= MAX_AUTHOR_DOMAINS)
+    }
+
+    fn observe(&self, findings: &Findings, verdict: &Verdict, started: Instant) {
         self.metrics.check("spf", findings.spf);
         self.metrics.check("dkim", findings.dkim());
         self.metrics.check("dmarc", findings.dmarc.result);
         if let Some(arc) = findings.arc {
             self.metrics.check("arc", arc);
         }
-        let outcome = match action {
+        if let Some(iprev) = findings.iprev {
+            self.metrics.check("iprev", iprev);
+        }
+        if verdict.over != Override::None {
+            self.metrics.overrides.get_or_create(&Reason { reason: verdict.over.name() }).inc();
+        }
+        self.metrics.joined.set(i64::try_from(self.checker.joined()).unwrap_or(i64::MAX));
+        let outcome = match verdict.action {
             Action::Reject => "reject",
             Action::Defer => "defer",
             Action::Quarantine => "quarantine",

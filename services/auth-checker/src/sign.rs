@@ -54,12 +54,16 @@ pub(crate) enum KeyError {
 
 /// One key of a domain; clones share it.
 #[derive(Clone)]
-struct Key {
+pub(crate) struct Key {
     selector: String,
     key: Arc<DkimKey>,
 }
 
 impl Key {
+    pub fn selector(&self) -> &str {
+        &self.selector
+    }
+
     fn parse(key: &proto::directory::DkimKey) -> Result<Self, KeyError> {
         let unusable = |source| KeyError::Key { selector: key.selector.clone(), source };
         let parsed = match key.algorithm.as_str() {
@@ -97,6 +101,15 @@ impl Keys {
         let mut keys = keys.iter().map(Key::parse).collect::<Result<Vec<_>, _>>()?;
         keys.sort_by_key(|k| matches!(*k.key, DkimKey::Ed25519(_)));
         Ok(Self(keys))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The one for ARC, which knows no other algorithm (RFC 8617 §4.1.3 follows RFC 6376).
+    pub fn rsa(&self) -> Option<Key> {
+        self.0.iter().find(|k| matches!(*k.key, DkimKey::Rsa(_))).cloned()
     }
 
     /// The DKIM-Signature fields, one for each key; empty without keys.

@@ -6,11 +6,59 @@ use proto::auth::verify_response::Action;
 
 use crate::{config::DnsFailure, findings::Dmarc, results::domain_text};
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Override {
+    #[default]
+    None,
+    /// A trusted sealer vouches for it.
+    Arc,
+    /// The recipients' tenants want it in Junk.
+    Tenant,
+}
+
+impl Override {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Arc => "arc",
+            Self::Tenant => "tenant",
+        }
+    }
+}
+
+/// Where local policy goes before the domain's (RFC 9989 §5.4).
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Local<'a> {
+    pub vouched_by: Option<&'a str>,
+    pub quarantine_rejects: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub action: Action,
+    /// Why it is not what the domain asks for.
+    pub over: Override,
     /// One sentence without line breaks.
     pub reason: String,
+}
+
+/// What is done, after local policy had its say.
+pub(crate) fn with_local(dmarc: &Dmarc, dns_failure: DnsFailure, local: Local<'_>) -> Verdict {
+    let verdict = decide(dmarc, dns_failure);
+    let is_unwanted = matches!(verdict.action, Action::Reject | Action::Quarantine) && dmarc.result == "fail";
+    match (is_unwanted, local.vouched_by) {
+        (true, Some(sealer)) => Verdict {
+            action: Action::Accept,
+            over: Override::Arc,
+            reason: format!("{}, but trusted {} saw it pass", verdict.reason, domain_text(sealer)),
+        },
+        (true, None) if local.quarantine_rejects && verdict.action == Action::Reject => Verdict {
+            action: Action::Quarantine,
+            over: Override::Tenant,
+            reason: format!("{}, but to Junk by local policy", verdict.reason),
+        },
+        _ => verdict,
+    }
 }
 
 /// Sampling (`pct`) is history and not looked at (RFC 9989 §A.6).
@@ -36,7 +84,7 @@ pub(crate) fn decide(dmarc: &Dmarc, dns_failure: DnsFailure) -> Verdict {
         ("permerror", _) if dmarc.domain.is_empty() => (Action::Quarantine, "too many author domains".to_owned()),
         _ => (Action::Accept, "no DMARC policy applies".to_owned()),
     };
-    Verdict { action, reason }
+    Verdict { action, over: Override::None, reason }
 }
 
 /// Of several author domains the strictest answer counts.
@@ -78,6 +126,22 @@ mod tests {
         assert_eq!(action("temperror", Some(Policy::Reject)), Action::Defer);
         assert_eq!(action("temperror", Some(Policy::None)), Action::Accept);
         assert_eq!(decide(&dmarc("temperror", None), DnsFailure::Accept).action, Action::Accept);
+    }
+
+    #[test]
+    fn local_policy_goes_before_the_domains() {
+        let after = |policy, vouched_by, quarantine_rejects| {
+            let local = Local { vouched_by, quarantine_rejects };
+            let verdict = with_local(&dmarc("fail", Some(policy)), DnsFailure::Defer, local);
+            (verdict.action, verdict.over)
+        };
+        assert_eq!(after(Policy::Reject, None, true), (Action::Quarantine, Override::Tenant));
+        assert_eq!(after(Policy::Reject, Some("list.org"), true), (Action::Accept, Override::Arc));
+        assert_eq!(after(Policy::Quarantine, Some("list.org"), false), (Action::Accept, Override::Arc));
+        assert_eq!(after(Policy::Quarantine, None, true), (Action::Quarantine, Override::None));
+        assert_eq!(after(Policy::None, Some("list.org"), true), (Action::Accept, Override::None));
+        let unknown = with_local(&dmarc("temperror", None), DnsFailure::Defer, Local { vouched_by: None, quarantine_rejects: true });
+        assert_eq!(unknown.action, Action::Defer);
     }
 
     #[test]

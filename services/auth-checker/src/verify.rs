@@ -1,16 +1,20 @@
 //! Runs the checks of one message, as many at once as depend on each other's answers.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use mail_auth::{
-    AuthenticatedMessage, DkimOutput, MessageAuthenticator, Parameters, SpfOutput, dmarc::verify::DmarcParameters,
+    ArcOutput, AuthenticatedMessage, AuthenticationResults, DkimOutput, DkimResult, DmarcOutput, Error,
+    MessageAuthenticator, Parameters, SpfOutput, arc::ArcError, dmarc::verify::DmarcParameters,
     spf::verify::SpfParameters,
 };
 
 use crate::{
-    config::DnsFailure,
+    arc,
+    config::{Config, DnsFailure},
     dmarc::{MAX_AUTHOR_DOMAINS, Records, author_domains},
     findings::{self, Dmarc, Findings},
+    observed::Observed,
+    sign::Key,
     spf_syntax::Wrong,
     trailing_space, verdict,
 };
@@ -30,8 +34,22 @@ pub(crate) struct Session {
 impl Session {
     /// The domain that SPF speaks about, and DMARC compares: of MAIL FROM, or HELO when the
     /// reverse-path is null (RFC 7208 §2.4).
-    fn spf_domain(&self) -> &str {
+    pub fn spf_domain(&self) -> &str {
         self.reverse_path.rsplit_once('@').map_or(&self.helo, |(_, domain)| domain)
+    }
+}
+
+/// What is known about a message, and what follows from it.
+pub(crate) struct Checked {
+    pub findings: Findings,
+    /// Empty when no seal was wanted or possible.
+    pub arc_set: String,
+    pub observed: Option<Observed>,
+}
+
+impl Checked {
+    pub fn unknown() -> Self {
+        Self { findings: Findings::unknown(), arc_set: String::new(), observed: None }
     }
 }
 
@@ -40,67 +58,137 @@ pub(crate) struct Checker {
     authenticator: MessageAuthenticator,
     max_signatures: usize,
     dns_failure: DnsFailure,
+    trusted_sealers: HashSet<String>,
+    looks_at_names: bool,
 }
 
 impl Checker {
-    pub fn new(resolver: dns::Resolver, max_signatures: usize, dns_failure: DnsFailure) -> Self {
-        let authenticator = MessageAuthenticator(resolver.inner().clone());
-        Self { resolver, authenticator, max_signatures, dns_failure }
+    pub fn new(resolver: dns::Resolver, config: &Config) -> Self {
+        Self {
+            authenticator: MessageAuthenticator(resolver.inner().clone()),
+            resolver,
+            max_signatures: config.max_signatures,
+            dns_failure: config.dns_failure,
+            trusted_sealers: config.trusted_arc_sealers.iter().map(|d| d.to_ascii_lowercase()).collect(),
+            looks_at_names: config.iprev,
+        }
+    }
+
+    /// Questions that another call was asking already.
+    pub fn joined(&self) -> u64 {
+        self.resolver.joined()
     }
 
     /// Never fails: what cannot be told is a result too.
-    pub async fn check(&self, session: &Session, content: &[u8]) -> Findings {
-        let message = trailing_space::parse(content);
-        let Some(mut message) = message else {
+    pub async fn check(&self, session: &Session, content: &[u8], seal: Option<(&str, &Key)>) -> Checked {
+        let Some(mut message) = trailing_space::parse(content) else {
             // Without a single header field there is nothing that DKIM or DMARC could speak about.
-            let (spf, helo) = self.spf(session).await;
-            return Findings {
+            let ((spf, helo), iprev) = tokio::join!(self.spf(session), self.iprev(session));
+            let findings = Findings {
                 spf: findings::spf(spf.result()),
                 spf_helo: findings::spf(helo.result()),
                 signatures: Vec::new(),
                 arc: None,
+                vouched_by: None,
+                iprev,
                 dmarc: Dmarc { result: "none", domain: String::new(), policy: None },
             };
+            return Checked { findings, arc_set: String::new(), observed: None };
         };
         let authors = author_domains(&message.from);
         self.bound_signatures(&mut message, &authors);
 
         let first_author = authors.first().map_or("", String::as_str);
-        let (mut records, (spf, helo), dkim, arc) = tokio::join!(
+        let signatures = async {
+            self.fetch_keys(&message).await;
+            self.authenticator.verify_dkim(Parameters::new(&message)).await
+        };
+        let (records, (spf, helo), dkim, chain, iprev) = tokio::join!(
             Records::walk(&self.resolver, first_author),
             self.spf(session),
-            self.authenticator.verify_dkim(Parameters::new(&message)),
+            signatures,
             self.arc(&message),
+            self.iprev(session),
         );
 
+        let mut evaluated = None;
         let dmarc = match authors.as_slice() {
             [] => Dmarc { result: "none", domain: String::new(), policy: None },
-            [author] => self.dmarc(&message, author, &records, &dkim, session, &spf).await,
+            [author] => {
+                let output = self.dmarc(&message, &records, &dkim, session, &spf).await;
+                let dmarc = findings::dmarc(&output, author);
+                evaluated = Some(output);
+                dmarc
+            }
             [_, ..] if authors.len() > MAX_AUTHOR_DOMAINS => {
                 Dmarc { result: "permerror", domain: String::new(), policy: None }
             }
-            [_, ..] => {
-                // Every author counts, or a second From address would switch DMARC off.
-                let mut all = Vec::new();
-                for author in &authors {
-                    let mut single = message.clone();
-                    single.from = vec![format!("author@{author}")];
-                    if author != first_author {
-                        records = Records::walk(&self.resolver, author).await;
-                    }
-                    all.push(self.dmarc(&single, author, &records, &dkim, session, &spf).await);
-                }
-                let none = Dmarc { result: "none", domain: first_author.to_owned(), policy: None };
-                verdict::strictest(all, self.dns_failure).unwrap_or(none)
-            }
+            [_, ..] => self.strictest(&message, &authors, records.clone(), &dkim, session, &spf).await,
         };
-        Findings {
+        let passed = chain.as_ref().is_some_and(|chain| *chain.result() == DkimResult::Pass);
+        let findings = Findings {
             spf: findings::spf(spf.result()),
             spf_helo: findings::spf(helo.result()),
             signatures: dkim.iter().map(findings::signature).collect(),
-            arc,
+            arc: chain.as_ref().map(|chain| findings::dkim(chain.result()).0),
+            vouched_by: match (passed && dmarc.result == "fail", &authors[..]) {
+                (true, [author]) => arc::vouched_by(&message, &self.trusted_sealers, author),
+                _ => None,
+            },
+            iprev,
             dmarc,
+        };
+        let arc_set = seal.and_then(|(domain, key)| {
+            let results = told(session, &spf, &dkim, first_author, evaluated.as_ref());
+            arc::seal(content, &results, chain.as_ref(), domain, key.clone())
+        });
+        let observed = evaluated.and_then(|output| {
+            let record = output.dmarc_record_cloned()?;
+            Observed::new(records.domain_of(&record)?, &record, &output, session, &findings)
+        });
+        Checked { findings, arc_set: arc_set.unwrap_or_default(), observed }
+    }
+
+    /// Every author counts, or a second From address would switch DMARC off.
+    async fn strictest(
+        &self,
+        message: &AuthenticatedMessage<'_>,
+        authors: &[String],
+        mut records: Records,
+        dkim: &[DkimOutput<'_>],
+        session: &Session,
+        spf: &SpfOutput,
+    ) -> Dmarc {
+        let first = authors.first().map(String::as_str).unwrap_or_default();
+        let mut all = Vec::new();
+        for author in authors {
+            let mut single = message.clone();
+            single.from = vec![format!("author@{author}")];
+            if author != first {
+                records = Records::walk(&self.resolver, author).await;
+            }
+            let output = self.dmarc(&single, &records, dkim, session, spf).await;
+            all.push(findings::dmarc(&output, author));
         }
+        let none = Dmarc { result: "none", domain: first.to_owned(), policy: None };
+        verdict::strictest(all, self.dns_failure).unwrap_or(none)
+    }
+
+    /// mail-auth asks the resolver itself; asked through ours first, the same key is fetched once
+    /// for all messages that arrive together.
+    async fn fetch_keys(&self, message: &AuthenticatedMessage<'_>) {
+        let names: HashSet<String> =
+            message.dkim_headers.iter().map(|h| format!("{}._domainkey.{}", h.header.s, h.header.d)).collect();
+        let asked = names.iter().take(self.max_signatures).map(|name| self.resolver.txt(name));
+        futures::future::join_all(asked).await;
+    }
+
+    async fn iprev(&self, session: &Session) -> Option<&'static str> {
+        if !self.looks_at_names {
+            return None;
+        }
+        let output = self.authenticator.verify_iprev(Parameters::new(session.peer)).await;
+        Some(findings::iprev(output.result()))
     }
 
     /// MAIL FROM's result and HELO's; for the null reverse-path both are HELO's.
@@ -123,30 +211,27 @@ impl Checker {
         tokio::join!(mail_from, helo_check)
     }
 
-    /// Information only: no sealer is trusted to overrule DMARC.
-    async fn arc(&self, message: &AuthenticatedMessage<'_>) -> Option<&'static str> {
+    /// None when no ARC set is there.
+    async fn arc<'x>(&self, message: &'x AuthenticatedMessage<'x>) -> Option<ArcOutput<'x>> {
         if message.as_headers.is_empty() && message.ams_headers.is_empty() && !message.has_arc_errors {
             return None;
         }
         if message.as_headers.len() > MAX_ARC_SETS {
-            return Some("fail");
+            return Some(ArcOutput::default().with_result(DkimResult::Fail(Error::Arc(ArcError::ChainTooLong))));
         }
-        let output = self.authenticator.verify_arc(Parameters::new(message)).await;
-        Some(findings::dkim(output.result()).0)
+        Some(self.authenticator.verify_arc(Parameters::new(message)).await)
     }
 
     async fn dmarc<'x>(
         &self,
         message: &'x AuthenticatedMessage<'x>,
-        author: &str,
         records: &Records,
         dkim: &'x [DkimOutput<'x>],
         session: &'x Session,
         spf: &'x SpfOutput,
-    ) -> Dmarc {
+    ) -> DmarcOutput {
         let parameters = DmarcParameters::new(message, dkim, session.spf_domain(), spf);
-        let output = self.authenticator.verify_dmarc(Parameters::new(parameters).with_txt_cache(records)).await;
-        findings::dmarc(&output, author)
+        self.authenticator.verify_dmarc(Parameters::new(parameters).with_txt_cache(records)).await
     }
 
     /// Keeps the signatures that can help: those of an author's domain go before others.
@@ -166,4 +251,25 @@ impl Checker {
 
 fn is_within(name: &str, domain: &str) -> bool {
     name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// What a seal says about our findings (RFC 8617 §4.1.1).
+fn told<'x>(
+    session: &'x Session,
+    spf: &SpfOutput,
+    dkim: &[DkimOutput<'_>],
+    author: &str,
+    dmarc: Option<&DmarcOutput>,
+) -> AuthenticationResults<'x> {
+    let results = AuthenticationResults::new(&session.authserv_id);
+    let results = if session.reverse_path.is_empty() {
+        results.with_spf_ehlo_result(spf, session.peer, &session.helo)
+    } else {
+        results.with_spf_mailfrom_result(spf, session.peer, &session.reverse_path, &session.helo)
+    };
+    let results = results.with_dkim_results(dkim, author);
+    match dmarc {
+        Some(output) => results.with_dmarc_result(output),
+        None => results,
+    }
 }

@@ -1,11 +1,11 @@
 //! Verdicts and signatures over gRPC, with real DNS answers on loopback.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, dead_code)]
 
 mod support;
 
-use auth_checker::DnsFailure;
-use proto::auth::verify_response::Action;
-use support::{action, checker, checker_without_dns, ed25519, rsa};
+use auth_checker::{Config, DnsFailure};
+use proto::auth::{VerifyParameters, verify_response::Action};
+use support::{action, checker, checker_of, checker_without_dns, ed25519, rsa};
 
 const ALICE: &str = "alice@sender.com";
 const MESSAGE: &str = "From: Alice <alice@sender.com>\r\nTo: bob@example.com\r\nSubject: hi\r\n\
@@ -37,6 +37,7 @@ async fn signed_mail_passes_from_anywhere() {
          \tspf=fail smtp.mailfrom=alice@sender.com;\r\n\
          \tdkim=pass header.d=sender.com header.s=r1;\r\n\
          \tdkim=pass header.d=sender.com header.s=e1;\r\n\
+         \tiprev=temperror policy.iprev=198.51.100.7;\r\n\
          \tdmarc=pass header.from=sender.com policy.dmarc=reject\r\n"
     );
 
@@ -162,5 +163,51 @@ async fn nothing_but_a_body_has_a_verdict() {
     for message in ["", "\r\n", "no header at all", "\r\n\r\n\r\n", ":\r\n\r\n"] {
         let verdict = checker.verify("192.0.2.1", "mx.sender.com", ALICE, message).await;
         assert_eq!((action(&verdict), verdict.spf.as_str()), (Action::Accept, "pass"), "{message:?}");
+    }
+}
+
+#[tokio::test]
+async fn foreign_authors_are_never_signed() {
+    let key = rsa("r1");
+    let both = [("sender.com", &[&key][..]), ("second.com", &[&key][..])];
+    let checker = checker_of(&[SPF], &both, Config::default()).await;
+    let from = |from: &str| format!("From: {from}\r\nSubject: x\r\n\r\nbody\r\n");
+    assert!(!checker.sign("sender.com", &from("a@sender.com")).await.is_empty());
+    assert!(!checker.sign("sender.com", &from("a@sender.com, b@second.com")).await.is_empty());
+    for foreign in ["a@elsewhere.com", "a@sender.com, b@elsewhere.com", "a@sub.sender.com", "sender.com", ""] {
+        assert_eq!(checker.sign("sender.com", &from(foreign)).await, "", "{foreign}");
+    }
+    assert_eq!(checker.sign("sender.com", "Subject: no author\r\n\r\n").await, "");
+    let two = format!("From: b@elsewhere.com\r\n{}", from("a@sender.com"));
+    assert_eq!(checker.sign("sender.com", &two).await, "");
+}
+
+#[tokio::test]
+async fn a_tenant_may_want_refused_mail_in_junk() {
+    let checker = checker(&[SPF, REJECT], "", &[]).await;
+    let parameters = VerifyParameters {
+        peer: "203.0.113.9".into(),
+        helo: "evil.com".into(),
+        reverse_path: ALICE.into(),
+        authserv_id: "mx.example.com".into(),
+        quarantine_rejects: true,
+        ..VerifyParameters::default()
+    };
+    let verdict = checker.verify_as(parameters, MESSAGE).await;
+    assert_eq!((action(&verdict), verdict.r#override.as_str()), (Action::Quarantine, "tenant"), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_name_that_leads_back_is_iprev_pass() {
+    let zone = [
+        ("1.2.0.192.in-addr.arpa", "PTR mx.sender.com"),
+        ("mx.sender.com", "192.0.2.1"),
+        ("2.2.0.192.in-addr.arpa", "PTR mx.sender.com"),
+    ];
+    let checker = checker(&zone, "", &[]).await;
+    for (peer, wanted) in [("192.0.2.1", "pass"), ("192.0.2.2", "fail"), ("192.0.2.3", "permerror")] {
+        let verdict = checker.verify(peer, "x", ALICE, MESSAGE).await;
+        assert_eq!(verdict.iprev, wanted, "{peer}");
+        assert!(verdict.authentication_results.contains(&format!("iprev={wanted} policy.iprev={peer}")));
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     content,
     database::status,
     directory::resolve,
+    forward::Forwarder,
     ids,
     metrics::Metrics,
     spool::{Accepting, Draft, release},
@@ -27,6 +28,7 @@ pub struct Bouncer {
     pub metrics: Metrics,
     /// Reports of success are due.
     pub successes: Arc<tokio::sync::Notify>,
+    pub forwarder: Forwarder,
 }
 
 /// A delivery that ends here, and its message.
@@ -47,7 +49,8 @@ struct Ending {
 }
 
 const ENDING: &str = "
-select d.queue_id, d.number, d.recipient, d.notify, d.orcpt, s.reverse_path, s.envid, s.traceparent,
+select d.queue_id, d.number, d.recipient, d.notify, d.orcpt, coalesce(d.reverse_path, s.reverse_path) as reverse_path,
+       s.envid, s.traceparent,
        s.accepted_at, c.size, c.header, case when s.ret = 'FULL' then c.body else ''::bytea end as body
 from deliveries d join spool s using (queue_id) join contents c on c.id = d.queue_id
 where d.queue_id = $1 and d.number = $2 and (d.lease_until is null or d.lease_until < now())";
@@ -110,7 +113,7 @@ impl Bouncer {
         words: &str,
     ) -> Result<Option<String>, Status> {
         let Ok(reverse_path) = ending.reverse_path.parse::<Address>() else { return Ok(None) };
-        let targets = resolve::targets_of(&self.pool, &reverse_path).await?;
+        let targets = resolve::targets_of(&self.pool, &self.forwarder, &reverse_path).await?;
         if targets.is_empty() {
             // Nobody to tell: the journey says it.
             return Ok(None);

@@ -38,6 +38,18 @@ pub struct Config {
     pub journey_dialogue_days: u32,
     /// Tenants whose volumes are counted one by one; the others are counted together.
     pub tenants_counted: u16,
+    /// Keys (AES-256-GCM) for private keys at rest: 32 octets in base64, several separated by commas;
+    /// the first one encrypts, all decrypt. What the table has otherwise is encrypted anew at start.
+    /// Empty: private keys are stored as they are.
+    pub encryption_keys: crate::vault::Keys,
+    /// Days after which forwards are signed with a new SRS key.
+    pub srs_rotate_days: u16,
+    /// Days for which answers to forwarded mail are taken.
+    pub srs_max_days: u16,
+    /// Accounts to which others send DMARC and TLS reports: their INBOX is read for them.
+    pub report_accounts: Vec<String>,
+    /// Days that these reports are kept.
+    pub report_days: u32,
     /// What failed logins lead to.
     pub login_backoff: crate::directory::throttle::Config,
     /// The issuer whose tokens OAUTHBEARER and XOAUTH2 take; without it they are not offered.
@@ -79,6 +91,11 @@ impl Default for Config {
             auth_checker: None,
             journey_dialogue_days: 14,
             tenants_counted: 50,
+            encryption_keys: Default::default(),
+            srs_rotate_days: 30,
+            srs_max_days: 21,
+            report_accounts: Vec::new(),
+            report_days: 400,
             login_backoff: Default::default(),
             oidc: None,
         }
@@ -140,6 +157,16 @@ impl runtime::ServiceConfig for Config {
             ));
         }
         self.sieve.validate()?;
+        for (key, value) in [("srs_rotate_days", self.srs_rotate_days), ("srs_max_days", self.srs_max_days)] {
+            if !(1..=365).contains(&value) {
+                return Err(format!("configuration key {key:?} = {value}: expected 1 to 365"));
+            }
+        }
+        if let Some(wrong) = self.report_accounts.iter().find(|a| a.parse::<address::Address>().is_err()) {
+            return Err(format!(
+                "configuration key \"report_accounts\" has {wrong:?}: expected addresses of accounts"
+            ));
+        }
         if let Some(oidc) = &self.oidc {
             oidc.validate()?;
         }

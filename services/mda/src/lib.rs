@@ -14,18 +14,25 @@ pub mod database;
 pub mod delivery;
 pub mod directory;
 pub mod dispatcher;
+pub mod forward;
 pub mod ids;
 pub mod journey;
 pub mod mailboxes;
 pub mod maintenance;
 pub mod metrics;
+pub mod received;
 pub mod relay;
+pub mod reports;
 pub mod rules;
 pub mod set_aside;
 pub mod spool;
+pub mod srs;
 pub mod storage;
 pub mod tenants;
+pub mod vault;
 pub mod wakes;
+
+use std::sync::Arc;
 
 use anyhow::Context as _;
 pub use config::Config;
@@ -33,7 +40,8 @@ use config::Role;
 use proto::{
     MAX_GRPC_MESSAGE, admin::admin_server::AdminServer, directory::directory_server::DirectoryServer,
     journey::journey_server::JourneyServer, mailboxes::mailboxes_server::MailboxesServer,
-    relay::relay_server::RelayServer, rules::rules_server::RulesServer, spool::spool_server::SpoolServer,
+    relay::relay_server::RelayServer, report::reports_server::ReportsServer, rules::rules_server::RulesServer,
+    spool::spool_server::SpoolServer,
 };
 use queue::{Consumer, Producer, Stream};
 use sqlx::PgPool;
@@ -41,8 +49,14 @@ use tonic::service::Routes;
 use uuid::Uuid;
 
 use crate::{
-    bounce::Bouncer, directory::throttle::Throttle, dispatcher::Dispatch, journey::days::Retention, metrics::Metrics,
+    bounce::Bouncer,
+    directory::throttle::Throttle,
+    dispatcher::Dispatch,
+    forward::{Ages, Forwarder},
+    journey::days::Retention,
+    metrics::Metrics,
     spool::Accepting,
+    vault::Vault,
     wakes::WakeHub,
 };
 
@@ -55,6 +69,8 @@ struct Parts {
     rules: rules::Runner,
     turns: queue::Turns,
     throttle: Throttle,
+    forwarder: Forwarder,
+    vault: Arc<Vault>,
     metrics: Metrics,
 }
 
@@ -77,19 +93,27 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     }
     let dispatch = Dispatch::new(Producer::new(&redis), config.stream_bound, config.redispatch_seconds);
     let wakes = WakeHub::new(&redis);
-    let accepting = Accepting::new(pool.clone(), dispatch.clone(), metrics.clone());
+    let vault = Arc::new(Vault::new(&config.encryption_keys));
+    if !vault.is_open() {
+        let sealed = vault::seal_old(&pool, &vault).await.map_err(|e| anyhow::anyhow!("private keys: {e}"))?;
+        tracing::info!(keys = sealed, "private keys encrypted");
+    }
+    let ages = Ages { rotate_days: config.srs_rotate_days, max_days: config.srs_max_days };
+    let forwarder = Forwarder::new(pool.clone(), ages, metrics.clone());
+    let accepting = Accepting::new(pool.clone(), dispatch.clone(), metrics.clone(), forwarder.clone());
     let bouncer = Bouncer {
         pool: pool.clone(),
         accepting: accepting.clone(),
         hostname: config.hostname.clone(),
         metrics: metrics.clone(),
         successes: Default::default(),
+        forwarder: forwarder.clone(),
     };
     let rules = rules::Runner::new(&config, bouncer.clone(), accepting.clone(), wakes.clone());
     let rates = queue::Rates::new(&redis);
     let throttle = Throttle { rates, config: config.login_backoff, metrics: metrics.clone() };
     let turns = queue::Turns::new(&redis);
-    let parts = Parts { pool: pool.clone(), wakes, dispatch, bouncer, rules, turns, throttle, metrics };
+    let parts = Parts { pool: pool.clone(), wakes, dispatch, bouncer, rules, turns, throttle, forwarder, vault, metrics };
 
     let hub = parts.wakes.clone();
     let watch = tokio::spawn(storage::watch(pool.clone(), parts.metrics.clone(), service.shutdown.clone()));
@@ -143,8 +167,16 @@ fn start_delivery(
     let dispatcher =
         tokio::spawn(dispatcher::run(pool.clone(), parts.dispatch.clone(), metrics.clone(), shutdown.clone()));
     let reports = tokio::spawn(parts.bouncer.clone().report_successes(shutdown.clone()));
-    let maintenance = tokio::spawn(maintenance::run(pool, retention, metrics, shutdown));
-    vec![worker, dispatcher, reports, maintenance]
+    let received = received::Reader {
+        pool: pool.clone(),
+        accounts: config.report_accounts.iter().map(|a| a.to_lowercase()).collect(),
+        days: config.report_days,
+        metrics: metrics.clone(),
+    };
+    let received = tokio::spawn(received.run(shutdown.clone()));
+    let forwarder = parts.forwarder.clone();
+    let maintenance = tokio::spawn(maintenance::run(pool, retention, metrics, forwarder, shutdown));
+    vec![worker, dispatcher, reports, maintenance, received]
 }
 
 fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
@@ -155,6 +187,7 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
         let spool = spool::Spool { pool: pool(), accepting, max_message_size: config.max_message_size };
         routes.add_service(SpoolServer::new(spool));
         routes.add_service(RelayServer::new(relay::Relay { pool: pool() }));
+        routes.add_service(ReportsServer::new(reports::Reports { pool: pool() }));
     }
     if config.has(Role::Directory) {
         let directory = directory::Directory {
@@ -162,6 +195,8 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
             passwords: passwords.clone(),
             throttle: parts.throttle.clone(),
             issuer: config.oidc.clone().map(directory::issuer::Issuer::new),
+            forwarder: parts.forwarder.clone(),
+            vault: parts.vault.clone(),
         };
         routes.add_service(DirectoryServer::new(directory));
     }
@@ -178,8 +213,13 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
         routes.add_service(RulesServer::new(rules::Service { pool: pool(), config: config.sieve.clone() }));
     }
     if config.has(Role::Admin) {
-        let admin =
-            admin::Admin { pool: pool(), passwords, bouncer: parts.bouncer.clone(), turns: parts.turns.clone() };
+        let admin = admin::Admin {
+            pool: pool(),
+            passwords,
+            bouncer: parts.bouncer.clone(),
+            turns: parts.turns.clone(),
+            vault: parts.vault.clone(),
+        };
         routes.add_service(AdminServer::new(admin));
     }
     if config.has(Role::Journey) {

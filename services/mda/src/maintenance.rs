@@ -6,6 +6,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    forward::Forwarder,
     journey::days::{self, Retention},
     metrics::Metrics,
 };
@@ -68,7 +69,13 @@ where q.account_id <> 0 and q.bytes = 0 and q.messages = 0
 const SET_ASIDE: &str = "select count(*) from deliveries where set_aside_at is not null";
 
 /// Runs until shutdown. Several processes share the work without knowing each other.
-pub async fn run(pool: PgPool, retention: Retention, metrics: Metrics, shutdown: CancellationToken) {
+pub async fn run(
+    pool: PgPool,
+    retention: Retention,
+    metrics: Metrics,
+    forwarder: Forwarder,
+    shutdown: CancellationToken,
+) {
     let mut tick = tokio::time::interval(EVERY);
     loop {
         tokio::select! {
@@ -78,7 +85,16 @@ pub async fn run(pool: PgPool, retention: Retention, metrics: Metrics, shutdown:
         if let Err(e) = once(&pool, retention, &metrics).await {
             tracing::warn!(error = %e, "maintenance put off");
         }
+        if let Err(e) = keys(&pool, &forwarder).await {
+            tracing::warn!(error = %e, "old keys not removed");
+        }
     }
+}
+
+/// Keys whose time is over.
+async fn keys(pool: &PgPool, forwarder: &Forwarder) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from dkim_keys where removed_from < now()").execute(pool).await?;
+    forwarder.forget().await
 }
 
 async fn once(pool: &PgPool, retention: Retention, metrics: &Metrics) -> Result<(), sqlx::Error> {

@@ -38,6 +38,18 @@ pub struct Metrics {
     tenant_messages: Family<TenantLabel, Counter>,
     tenant_bytes: Family<TenantLabel, Counter>,
     top: Arc<Mutex<Top>>,
+    srs: Family<SrsLabel, Counter>,
+    reports: Family<ReportLabel, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SrsLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReportLabel {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -128,7 +140,21 @@ impl Metrics {
             m.tenant_messages.clone(),
         );
         registry.register("mda_tenant_bytes", "Octets of these messages", m.tenant_bytes.clone());
+        registry.register("mda_srs", "Reverse-paths of forwards: rewritten, reversed, refused", m.srs.clone());
+        registry.register(
+            "mda_reports_received",
+            "Reports from others by kind: dmarc, tls, unreadable",
+            m.reports.clone(),
+        );
         m
+    }
+
+    pub fn srs(&self, outcome: &'static str) {
+        self.srs.get_or_create(&SrsLabel { outcome }).inc();
+    }
+
+    pub fn report_received(&self, kind: &'static str) {
+        self.reports.get_or_create(&ReportLabel { kind }).inc();
     }
 
     pub fn rule(&self, action: &'static str) {

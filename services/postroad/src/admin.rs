@@ -1,6 +1,8 @@
-//! `postroad admin`: tenants, domains, accounts, aliases and groups; mail in and out of other formats.
+//! `postroad admin`: tenants, domains, accounts, aliases and groups; keys and reports; mail in and out of
+//! other formats.
 
 mod app_password;
+mod authentication;
 mod tenant;
 mod transfer;
 
@@ -60,6 +62,15 @@ enum Subject {
     Import(transfer::Import),
     /// Write an account's mail as Maildir or mbox; asked again, it goes on where it was
     Export(transfer::Export),
+    /// Keys that sign outgoing mail
+    #[command(subcommand)]
+    Dkim(authentication::Dkim),
+    /// What is done about mail that is not authenticated
+    #[command(subcommand)]
+    Dmarc(authentication::Dmarc),
+    /// Reports from others about our domains
+    #[command(subcommand)]
+    Report(authentication::Report),
 }
 
 #[derive(Debug, Subcommand)]
@@ -260,6 +271,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Subject::AppPassword(app_password) => app_password.run(client).await?,
         Subject::Import(import) => import.run(&mut client, options.site.mailboxes()?).await?,
         Subject::Export(export) => export.run(&mut client, options.site.mailboxes()?).await?,
+        Subject::Dkim(dkim) => dkim.run(client).await?,
+        Subject::Dmarc(dmarc) => dmarc.run(client).await?,
+        Subject::Report(report) => report.run(client).await?,
     };
     if options.site.json {
         println!("{}", answer.document);

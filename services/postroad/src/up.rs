@@ -12,6 +12,7 @@ mod postgres;
 mod probe;
 mod process;
 mod redis;
+mod secret;
 mod services;
 mod site;
 mod supervisor;

@@ -22,6 +22,14 @@ const CACHED: u64 = 10_000;
 /// Before the second try of a question whose pod went away.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Where a recipient's mail goes.
+#[derive(Debug, Default)]
+pub struct Route {
+    pub targets: Vec<Target>,
+    /// Its tenant wants in Junk what DMARC would refuse.
+    pub quarantine_rejects: bool,
+}
+
 #[derive(Clone)]
 pub struct Directory {
     client: DirectoryClient<Channel>,
@@ -48,7 +56,7 @@ impl Directory {
         may_relay: bool,
         over_quota: OverQuota,
         size: Option<u64>,
-    ) -> Result<Vec<Target>, Refusal> {
+    ) -> Result<Route, Refusal> {
         let key = address.to_string();
         let resolution = match self.recipients.get(&key) {
             Some(known) => known,
@@ -65,8 +73,14 @@ impl Directory {
             Kind::Local if resolution.room.zip(size).is_some_and(|(room, size)| size > room) => {
                 Err(Refusal::over_quota(over_quota))
             }
-            Kind::Local => Ok(resolution.targets.iter().filter_map(target).collect()),
-            Kind::Remote if may_relay => Ok(vec![Target { to: Some(To::Remote(address.to_string())) }]),
+            Kind::Local => Ok(Route {
+                targets: resolution.targets.iter().filter_map(target).collect(),
+                quarantine_rejects: resolution.dmarc_quarantine,
+            }),
+            Kind::Remote if may_relay => {
+                let targets = vec![Target { to: Some(To::Remote(address.to_string())) }];
+                Ok(Route { targets, quarantine_rejects: false })
+            }
             Kind::Remote => Err(Refusal::relay_denied()),
             Kind::Unknown => Err(Refusal::unknown_recipient()),
             Kind::Disabled => Err(Refusal::disabled()),

@@ -116,6 +116,8 @@ impl Parts {
             helo: arrival.hello.name.clone(),
             reverse_path: arrival.transaction.reverse_path(),
             authserv_id: self.config.hostname.clone(),
+            seal_domain: arrival.transaction.forwarder().unwrap_or_default(),
+            quarantine_rejects: arrival.transaction.quarantine_rejects(),
         };
         let verdict = self.checker.verify(parameters, content.pieces()).await.map_err(|s| Refusal::of_status(&s))?;
         arrival.transaction.tell(verdict_event(&verdict));
@@ -127,7 +129,9 @@ impl Parts {
             junk |= scanned.is_junk;
             arrival.transaction.tell(scanned.event);
         }
-        let mut prefix = self.received_field(arrival);
+        // A seal stands above what it speaks about (RFC 8617 §5.1).
+        let mut prefix = verdict.arc_set.clone();
+        prefix.push_str(&self.received_field(arrival));
         prefix.push_str(&verdict.authentication_results);
         if !prefix.ends_with("\r\n") {
             prefix.push_str("\r\n");
@@ -254,6 +258,9 @@ fn verdict_event(verdict: &VerifyResponse) -> Event {
         "dkim": verdict.dkim,
         "dmarc": verdict.dmarc,
         "arc": verdict.arc,
+        "iprev": verdict.iprev,
+        "override": verdict.r#override,
+        "sealed": !verdict.arc_set.is_empty(),
         "from_domain": verdict.from_domain,
         "reason": verdict.reason,
     });

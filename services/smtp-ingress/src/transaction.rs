@@ -4,11 +4,11 @@ use std::{
 };
 
 use address::QueueId;
-use proto::spool::{Envelope, Event, Recipient, Target, target::To};
+use proto::spool::{Envelope, Event, Recipient, target::To};
 use smtp::server::{MailFrom, RcptTo};
 use tracing::{Span, field::Empty};
 
-use crate::Role;
+use crate::{Role, directory::Route};
 
 /// A transaction from MAIL to the end of data.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Transaction {
     pub mail: MailFrom,
     began: jiff::Timestamp,
     recipients: Vec<Recipient>,
+    /// Recipients whose tenants want in Junk what DMARC would refuse.
+    quarantining: usize,
     keys: HashSet<String>,
     told: Mutex<Told>,
 }
@@ -56,13 +58,15 @@ impl Transaction {
             tls.protocol.version = Empty,
         );
         let (began, told) = (jiff::Timestamp::now(), Mutex::default());
-        Self { queue_id, span, mail, began, recipients: Vec::new(), keys: HashSet::new(), told }
+        Self { queue_id, span, mail, began, recipients: Vec::new(), quarantining: 0, keys: HashSet::new(), told }
     }
 
     /// The same recipient twice is one delivery.
-    pub fn add(&mut self, forward_path: &address::Address, rcpt: RcptTo, targets: Vec<Target>) {
+    pub fn add(&mut self, forward_path: &address::Address, rcpt: RcptTo, route: Route) {
         if self.keys.insert(forward_path.key()) {
             let forward_path = forward_path.to_string();
+            self.quarantining += usize::from(route.quarantine_rejects);
+            let targets = route.targets;
             self.recipients.push(Recipient { forward_path, notify: rcpt.notify, orcpt: rcpt.orcpt, targets });
         }
     }
@@ -104,6 +108,18 @@ impl Transaction {
         self.recipients.iter().flat_map(|r| &r.targets).any(|t| matches!(t.to, Some(To::Remote(_))))
     }
 
+    /// The domain whose alias leads elsewhere: it answers for the forward.
+    pub fn forwarder(&self) -> Option<String> {
+        let is_forward = |r: &&Recipient| r.targets.iter().any(|t| matches!(t.to, Some(To::Remote(_))));
+        let forwarded = self.recipients.iter().find(is_forward)?;
+        forwarded.forward_path.rsplit_once('@').map(|(_, domain)| domain.to_owned())
+    }
+
+    /// One reply is for all recipients, so all of their tenants must want it.
+    pub fn quarantine_rejects(&self) -> bool {
+        self.quarantining > 0 && self.quarantining == self.recipients.len()
+    }
+
     pub fn count(&self) -> usize {
         self.recipients.len()
     }
@@ -142,9 +158,12 @@ mod tests {
     fn a_recipient_counts_once() {
         let mut transaction = Transaction::begin(MailFrom::default(), Role::Mx);
         for path in ["b@x.example", "B@X.example", "c@x.example"] {
-            transaction.add(&path.parse().expect("valid"), RcptTo::default(), Vec::new());
+            let route = Route { targets: Vec::new(), quarantine_rejects: path.starts_with('b') };
+            transaction.add(&path.parse().expect("valid"), RcptTo::default(), route);
+            assert!(transaction.count() == 2 || transaction.quarantine_rejects());
             assert_eq!(transaction.sole_recipient().is_some(), transaction.count() == 1);
         }
+        assert!(!transaction.quarantine_rejects(), "one of two");
         let envelope = transaction.envelope();
         assert_eq!((envelope.recipients.len(), envelope.reverse_path.as_str()), (2, ""));
         assert_eq!(envelope.queue_id.parse(), Ok(transaction.queue_id));

@@ -6,7 +6,7 @@ use auth_checker::{Config, DnsFailure};
 use base64::Engine as _;
 use hickory_proto::rr::{
     Name, RData, Record,
-    rdata::{A, SOA, TXT},
+    rdata::{A, MX, PTR, SOA, TXT},
 };
 use hickory_server::{
     Server,
@@ -59,7 +59,8 @@ fn key(selector: &str, algorithm: &str, private: &[u8], public: &[u8]) -> Key {
     }
 }
 
-/// Serves the zones of `records`, each named by its last two labels, and refuses all else.
+/// Serves the zones of `records`, each named by its last two labels, and refuses all else. What is
+/// no address, no `MX 10 host` and no `PTR name` is text.
 pub async fn name_server(records: &[(&str, &str)]) -> (SocketAddr, Server<Catalog>) {
     let mut zones: HashMap<String, InMemoryZoneHandler> = HashMap::new();
     for (name, text) in records {
@@ -73,8 +74,14 @@ pub async fn name_server(records: &[(&str, &str)]) -> (SocketAddr, Server<Catalo
             zone.upsert_mut(Record::from_rdata(origin_name.clone(), 60, RData::SOA(soa)), 1);
             zone
         });
+        let absolute = |name: &str| Name::from_ascii(format!("{name}.")).unwrap();
         let data = match text.parse::<std::net::Ipv4Addr>() {
             Ok(address) => RData::A(A(address)),
+            Err(_) if text.starts_with("MX ") => {
+                let (preference, host) = text[3..].split_once(' ').unwrap();
+                RData::MX(MX::new(preference.parse().unwrap(), absolute(host)))
+            }
+            Err(_) if text.starts_with("PTR ") => RData::PTR(PTR(absolute(&text[4..]))),
             Err(_) => {
                 let strings = text.as_bytes().chunks(255).map(|c| String::from_utf8(c.to_vec()).unwrap()).collect();
                 RData::TXT(TXT::new(strings))
@@ -87,15 +94,26 @@ pub async fn name_server(records: &[(&str, &str)]) -> (SocketAddr, Server<Catalo
         catalog.upsert(Name::from_ascii(format!("{origin}.")).unwrap().into(), vec![Arc::new(zone)]);
     }
     let mut server = Server::new(catalog);
-    let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = udp.local_addr().unwrap();
+    let (address, udp, tcp) = one_port().await;
     server.register_socket(udp);
-    server.register_listener(TcpListener::bind(address).await.unwrap(), Duration::from_secs(5), 4096);
+    server.register_listener(tcp, Duration::from_secs(5), 4096);
     (address, server)
 }
 
-/// Knows the keys of one domain.
-struct Directory(String, Vec<pb::DkimKey>);
+/// Free for both, which the first one that UDP gets need not be.
+async fn one_port() -> (SocketAddr, tokio::net::UdpSocket, TcpListener) {
+    for _ in 0..100 {
+        let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        if let Ok(tcp) = TcpListener::bind(address).await {
+            return (address, udp, tcp);
+        }
+    }
+    panic!("no free port for a name server");
+}
+
+/// Knows the keys of some domains.
+struct Directory(Vec<(String, Vec<pb::DkimKey>)>);
 
 #[tonic::async_trait]
 impl directory_server::Directory for Directory {
@@ -117,7 +135,8 @@ impl directory_server::Directory for Directory {
     }
 
     async fn dkim_keys(&self, request: Request<pb::DkimKeysRequest>) -> Result<Response<pb::DkimKeysResponse>, Status> {
-        let keys = if request.get_ref().domain == self.0 { self.1.clone() } else { Vec::new() };
+        let wanted = &request.get_ref().domain;
+        let keys = self.0.iter().find(|(domain, _)| domain == wanted).map(|(_, keys)| keys.clone()).unwrap_or_default();
         Ok(Response::new(pb::DkimKeysResponse { keys }))
     }
 }
@@ -128,9 +147,14 @@ pub struct Checker {
 }
 
 pub async fn checker(records: &[(&str, &str)], domain: &str, keys: &[&Key]) -> Checker {
+    checker_of(records, &[(domain, keys)], Config::default()).await
+}
+
+pub async fn checker_of(records: &[(&str, &str)], domains: &[(&str, &[&Key])], config: Config) -> Checker {
     let (dns, server) = name_server(records).await;
-    let directory = Directory(domain.into(), keys.iter().map(|k| k.private.clone()).collect());
-    Checker { client: start(dns, DnsFailure::Defer, Some(directory)).await, _name_server: Some(server) }
+    let keys = |keys: &[&Key]| keys.iter().map(|k| k.private.clone()).collect();
+    let directory = Directory(domains.iter().map(|(domain, k)| ((*domain).to_owned(), keys(k))).collect());
+    Checker { client: start(dns, config, Some(directory)).await, _name_server: Some(server) }
 }
 
 /// Asks a name server that does not answer.
@@ -141,16 +165,16 @@ pub async fn checker_without_dns(dns_failure: DnsFailure) -> Checker {
         let _keep = silent;
         std::future::pending::<()>().await;
     });
-    Checker { client: start(address, dns_failure, None).await, _name_server: None }
+    let config = Config { dns_failure, ..Config::default() };
+    Checker { client: start(address, config, None).await, _name_server: None }
 }
 
 async fn start(
     dns: SocketAddr,
-    dns_failure: DnsFailure,
+    mut config: Config,
     directory: Option<Directory>,
 ) -> AuthClient<tonic::transport::Channel> {
     let service = runtime::Service::detached("auth-checker");
-    let mut config = Config { dns_failure, ..Config::default() };
     config.dns = dns::Config { server: Some(dns), timeout_ms: 200, attempts: 1, ..dns::Config::default() };
     if let Some(directory) = directory {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -171,7 +195,26 @@ impl Checker {
             helo: helo.into(),
             reverse_path: reverse_path.into(),
             authserv_id: "mx.example.com".into(),
+            ..VerifyParameters::default()
         };
+        self.verify_as(parameters, message).await
+    }
+
+    /// Verified by `domain`, which forwards it: the message with the seal, and what was found out.
+    pub async fn forward(&self, domain: &str, peer: &str, reverse_path: &str, message: &str) -> (String, VerifyResponse) {
+        let parameters = VerifyParameters {
+            peer: peer.into(),
+            helo: "mx.sender.com".into(),
+            reverse_path: reverse_path.into(),
+            authserv_id: format!("mx.{domain}"),
+            seal_domain: domain.into(),
+            ..VerifyParameters::default()
+        };
+        let verdict = self.verify_as(parameters, message).await;
+        (format!("{}{message}", verdict.arc_set), verdict)
+    }
+
+    pub async fn verify_as(&self, parameters: VerifyParameters, message: &str) -> VerifyResponse {
         let mut requests = vec![VerifyRequest { parameters: Some(parameters), content: Default::default() }];
         // Small chunks: their borders must not matter.
         for chunk in message.as_bytes().chunks(100) {
@@ -188,4 +231,20 @@ impl Checker {
 
 pub fn action(response: &VerifyResponse) -> Action {
     Action::try_from(response.action).unwrap()
+}
+
+/// Signed by `domain`, whoever the author is: as a mailing list or a provider does.
+pub fn sign_as(domain: &str, key: &Key, message: &str) -> String {
+    use mail_auth::{
+        common::{
+            crypto::{RsaKey, Sha256},
+            headers::HeaderWriter as _,
+        },
+        dkim::DkimSigner,
+    };
+    use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.private.private_key.as_ref()));
+    let signer = DkimSigner::from_key(RsaKey::<Sha256>::from_key_der(der).unwrap());
+    let signer = signer.domain(domain).selector(&key.private.selector).headers(["From", "Subject"]);
+    signer.sign(message.as_bytes()).unwrap().to_header() + message
 }

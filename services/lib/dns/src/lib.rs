@@ -6,6 +6,7 @@
 
 mod config;
 mod error;
+mod flight;
 pub mod mx;
 mod resolver;
 mod secure;

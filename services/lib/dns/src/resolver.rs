@@ -11,7 +11,7 @@ use hickory_resolver::{
     },
 };
 
-use crate::{Config, LookupError, mx::Mx};
+use crate::{Config, LookupError, flight::Flights, mx::Mx};
 
 /// The resolver cannot be set up: `/etc/resolv.conf` is missing or wrong.
 #[derive(Debug, thiserror::Error)]
@@ -26,19 +26,32 @@ pub enum BuildError {
     Tls(#[from] rustls::Error),
 }
 
-/// A caching stub resolver; clones share the cache.
+/// A caching stub resolver; clones share the cache, and one question under way is asked once.
 #[derive(Clone)]
-pub struct Resolver(TokioResolver);
+pub struct Resolver {
+    inner: TokioResolver,
+    flights: Arc<Flights>,
+}
 
 impl Resolver {
     /// Builds the resolver; asks nothing yet. Must run inside a tokio runtime.
     pub fn new(config: &Config) -> Result<Self, BuildError> {
-        build(config, None).map(Self)
+        build(config, None).map(|inner| Self { inner, flights: Arc::default() })
     }
 
     /// For libraries that bring their own record types (mail-auth).
     pub fn inner(&self) -> &TokioResolver {
-        &self.0
+        &self.inner
+    }
+
+    #[cfg(test)]
+    pub(crate) fn open_questions(&self) -> usize {
+        self.flights.count()
+    }
+
+    /// Questions that were under way already when they were asked again.
+    pub fn joined(&self) -> u64 {
+        self.flights.joined()
     }
 
     /// The MX records of `domain`, unsorted. No record is an empty list (the implicit MX
@@ -93,7 +106,8 @@ impl Resolver {
     }
 
     async fn lookup(&self, name: &str, record: RecordType, kind: &'static str) -> Result<Lookup, LookupError> {
-        self.0.lookup(absolute(name)?, record).await.map_err(|source| LookupError::from_net(name, kind, source))
+        let answer = self.flights.ask(&self.inner, absolute(name)?, record).await;
+        answer.map_err(|source| LookupError::from_net(name, kind, source))
     }
 }
 

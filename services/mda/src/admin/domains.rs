@@ -4,9 +4,9 @@ use sqlx::PgPool;
 use tonic::Status;
 
 use super::{dkim, scope::Scope};
-use crate::database::status;
+use crate::{database::status, vault::Vault};
 
-pub async fn create(pool: &PgPool, domain: &Domain, tenant: &str) -> Result<Answer, Status> {
+pub async fn create(pool: &PgPool, vault: &Vault, domain: &Domain, tenant: &str) -> Result<Answer, Status> {
     let tenant = if tenant.is_empty() { "default" } else { tenant };
     let created = sqlx::query(
         "insert into domains (name, tenant_id) select $1, id from tenants where name = $2 on conflict do nothing",
@@ -28,21 +28,7 @@ pub async fn create(pool: &PgPool, domain: &Domain, tenant: &str) -> Result<Answ
         .map_err(status)?;
     // Keys are missing too when an earlier call was cut short.
     if created == 1 || !has_keys {
-        let keys =
-            tokio::task::spawn_blocking(dkim::generate).await.map_err(|_| Status::internal("key generation"))??;
-        for key in keys {
-            // Selectors tell what they are for and when they were made (RFC 6376 §3.1).
-            let selector = format!("{}-{}", key.algorithm, chrono::Utc::now().format("%Y%m%d"));
-            sqlx::query("insert into dkim_keys values ($1, $2, $3, $4, $5) on conflict do nothing")
-                .bind(domain.as_str())
-                .bind(selector)
-                .bind(key.algorithm)
-                .bind(key.private_key)
-                .bind(key.public_key)
-                .execute(pool)
-                .await
-                .map_err(status)?;
-        }
+        dkim::create(pool, vault, domain).await?;
     }
     get(pool, domain).await
 }
@@ -66,9 +52,9 @@ pub async fn get(pool: &PgPool, domain: &Domain) -> Result<Answer, Status> {
             .await
             .map_err(status)?;
     let txt = |name: String, value: String| DnsRecord { name, r#type: "TXT".into(), value };
-    let dkim = keys.into_iter().map(|(selector, algorithm, public)| {
-        txt(format!("{selector}._domainkey.{domain}"), format!("v=DKIM1; k={algorithm}; p={public}"))
-    });
+    let dkim = keys
+        .into_iter()
+        .map(|(selector, algorithm, public)| dkim::record(domain, &selector, &algorithm, &public));
     let policies = [
         txt(domain.to_string(), "v=spf1 mx -all".into()),
         txt(format!("_dmarc.{domain}"), format!("v=DMARC1; p=reject; rua=mailto:postmaster@{domain}")),

@@ -4,6 +4,7 @@ mod accounts;
 mod aliases;
 mod app_passwords;
 mod dkim;
+mod dmarc;
 mod domains;
 mod mailbox;
 mod pause;
@@ -13,18 +14,22 @@ mod scope;
 mod sending;
 mod tenants;
 
+use std::sync::Arc;
+
 use address::{Address, Domain};
 use proto::admin::{
     Account, Alias, ChangeGroupRequest, ChangeQueueRequest, ChangeQueueResponse, CreateAccountRequest,
     CreateAppPasswordRequest, CreateAppPasswordResponse, CreateDomainRequest, CreateTenantRequest,
     DeleteAccountRequest, DeleteAccountResponse, DeleteAliasRequest, DeleteAliasResponse, DeleteAppPasswordRequest,
     DeleteAppPasswordResponse, DeleteDomainRequest, DeleteDomainResponse, DeleteTenantRequest, DeleteTenantResponse,
-    Domain as DomainAnswer, ExportTenantRequest, ExportTenantResponse, GetDomainRequest, ListAccountsRequest,
-    ListAccountsResponse, ListAliasesRequest, ListAliasesResponse, ListAppPasswordsRequest, ListAppPasswordsResponse,
-    ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest, ListPausedDestinationsResponse,
-    ListQueueRequest, ListQueueResponse, ListTenantsRequest, ListTenantsResponse, PauseDestinationRequest,
-    PauseDestinationResponse, PrepareMailboxRequest, PrepareMailboxResponse, ResumeDestinationRequest,
-    ResumeDestinationResponse, SetAccountDisabledRequest, SetAliasRequest, SetPasswordRequest, SetPop3Request,
+    DkimKeys, Domain as DomainAnswer, ExportTenantRequest, ExportTenantResponse, GetDomainRequest,
+    ListAccountsRequest, ListAccountsResponse, ListAliasesRequest, ListAliasesResponse, ListAppPasswordsRequest,
+    ListAppPasswordsResponse, ListDkimKeysRequest, ListDomainsRequest, ListDomainsResponse,
+    ListPausedDestinationsRequest, ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse,
+    ListReportsRequest, ListReportsResponse, ListTenantsRequest, ListTenantsResponse, PauseDestinationRequest,
+    PauseDestinationResponse, PrepareMailboxRequest, PrepareMailboxResponse, RemoveDkimKeyRequest,
+    ResumeDestinationRequest, ResumeDestinationResponse, RotateDkimRequest, SetAccountDisabledRequest,
+    SetAliasRequest, SetDmarcOverrideRequest, SetDmarcOverrideResponse, SetPasswordRequest, SetPop3Request,
     SetQuotaRequest, SetSendOnlyRequest, SetSendingLimitRequest, SetTenantQuotaRequest, Tenant, admin_server,
 };
 use sqlx::PgPool;
@@ -32,7 +37,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use self::scope::Scope;
-use crate::{bounce::Bouncer, directory::Passwords};
+use crate::{bounce::Bouncer, directory::Passwords, vault::Vault};
 
 pub struct Admin {
     pub pool: PgPool,
@@ -40,6 +45,8 @@ pub struct Admin {
     pub bouncer: Bouncer,
     /// What relays think of destinations.
     pub turns: ::queue::Turns,
+    /// For private keys.
+    pub vault: Arc<Vault>,
 }
 
 fn domain(name: &str) -> Result<Domain, Status> {
@@ -83,7 +90,8 @@ fn of_operator<T>(request: Request<T>) -> Result<T, Status> {
 impl admin_server::Admin for Admin {
     async fn create_domain(&self, request: Request<CreateDomainRequest>) -> Result<Response<DomainAnswer>, Status> {
         let request = of_operator(request)?;
-        domains::create(&self.pool, &domain(&request.name)?, &request.tenant).await.map(Response::new)
+        let domain = domain(&request.name)?;
+        domains::create(&self.pool, &self.vault, &domain, &request.tenant).await.map(Response::new)
     }
 
     async fn get_domain(&self, request: Request<GetDomainRequest>) -> Result<Response<DomainAnswer>, Status> {
@@ -231,7 +239,7 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<ExportTenantRequest>,
     ) -> Result<Response<Self::ExportTenantStream>, Status> {
-        let lines = tenants::export(&self.pool, &of_operator(request)?.name).await?;
+        let lines = tenants::export(&self.pool, &self.vault, &of_operator(request)?.name).await?;
         Ok(Response::new(ReceiverStream::new(lines)))
     }
 
@@ -277,5 +285,41 @@ impl admin_server::Admin for Admin {
     ) -> Result<Response<ListPausedDestinationsResponse>, Status> {
         of_operator(request)?;
         pause::list(&self.pool).await.map(Response::new)
+    }
+
+    async fn list_dkim_keys(&self, request: Request<ListDkimKeysRequest>) -> Result<Response<DkimKeys>, Status> {
+        let domain = self.at_domain(request, |r| &r.domain).await?;
+        domains::get(&self.pool, &domain).await?;
+        dkim::list(&self.pool, &domain).await.map(Response::new)
+    }
+
+    async fn rotate_dkim(&self, request: Request<RotateDkimRequest>) -> Result<Response<DkimKeys>, Status> {
+        let rotation = request.get_ref().clone();
+        let domain = self.at_domain(request, |r| &r.domain).await?;
+        dkim::rotate(&self.pool, &self.vault, &domain, &rotation).await?;
+        dkim::list(&self.pool, &domain).await.map(Response::new)
+    }
+
+    async fn remove_dkim_key(&self, request: Request<RemoveDkimKeyRequest>) -> Result<Response<DkimKeys>, Status> {
+        let selector = request.get_ref().selector.clone();
+        let domain = self.at_domain(request, |r| &r.domain).await?;
+        dkim::remove(&self.pool, &domain, &selector).await?;
+        dkim::list(&self.pool, &domain).await.map(Response::new)
+    }
+
+    async fn set_dmarc_override(
+        &self,
+        request: Request<SetDmarcOverrideRequest>,
+    ) -> Result<Response<SetDmarcOverrideResponse>, Status> {
+        dmarc::set_override(&self.pool, &of_operator(request)?).await?;
+        Ok(Response::new(SetDmarcOverrideResponse {}))
+    }
+
+    async fn list_reports(
+        &self,
+        request: Request<ListReportsRequest>,
+    ) -> Result<Response<ListReportsResponse>, Status> {
+        let scope = Scope::of(&request)?;
+        dmarc::reports(&self.pool, request.into_inner(), &scope).await.map(Response::new)
     }
 }

@@ -8,7 +8,7 @@ pub mod resolve;
 pub mod throttle;
 pub mod token;
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use address::Address;
 use futures::Stream;
@@ -21,7 +21,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub use authenticate::{Passwords, Secrets, app_digest};
 
-use crate::{database::status, ids};
+use crate::{
+    database::status,
+    forward::Forwarder,
+    ids,
+    vault::{self, Vault},
+};
 
 const MAX_RECIPIENTS: usize = 1_000;
 
@@ -30,6 +35,8 @@ pub struct Directory {
     pub passwords: Passwords,
     pub throttle: throttle::Throttle,
     pub issuer: Option<issuer::Issuer>,
+    pub forwarder: Forwarder,
+    pub vault: Arc<Vault>,
 }
 
 #[tonic::async_trait]
@@ -39,7 +46,7 @@ impl directory_server::Directory for Directory {
         if recipients.len() > MAX_RECIPIENTS {
             return Err(Status::invalid_argument(format!("more than {MAX_RECIPIENTS} recipients at once")));
         }
-        let resolutions = resolve::resolve(&self.pool, &recipients).await?;
+        let resolutions = resolve::resolve(&self.pool, &self.forwarder, &recipients).await?;
         Ok(Response::new(ResolveResponse { resolutions }))
     }
 
@@ -84,18 +91,21 @@ impl directory_server::Directory for Directory {
     }
 
     async fn dkim_keys(&self, request: Request<DkimKeysRequest>) -> Result<Response<DkimKeysResponse>, Status> {
+        let domain = request.into_inner().domain.to_ascii_lowercase();
         let rows: Vec<(String, String, Vec<u8>)> = sqlx::query_as(
-            "select selector, algorithm, private_key from dkim_keys where domain = $1 order by selector",
+            "select selector, algorithm, private_key from dkim_keys
+             where domain = $1 and active_from <= now() and (retired_from is null or retired_from > now())
+             order by selector",
         )
-        .bind(request.into_inner().domain.to_ascii_lowercase())
+        .bind(&domain)
         .fetch_all(&self.pool)
         .await
         .map_err(status)?;
-        let key = |(selector, algorithm, private_key): (_, _, Vec<u8>)| DkimKey {
-            selector,
-            algorithm,
-            private_key: private_key.into(),
+        let key = |(selector, algorithm, stored): (String, String, Vec<u8>)| {
+            let private_key = self.vault.open(&vault::dkim_row(&domain, &selector), &stored)?.into();
+            Ok(DkimKey { selector, algorithm, private_key })
         };
-        Ok(Response::new(DkimKeysResponse { keys: rows.into_iter().map(key).collect() }))
+        let keys = rows.into_iter().map(key).collect::<Result<Vec<_>, Status>>()?;
+        Ok(Response::new(DkimKeysResponse { keys }))
     }
 }

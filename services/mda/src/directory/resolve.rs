@@ -7,7 +7,7 @@ use proto::directory::{Resolution, Target, resolution::Kind, target::To};
 use sqlx::{FromRow, PgPool};
 use tonic::Status;
 
-use crate::{database::status, ids};
+use crate::{database::status, forward::Forwarder, ids};
 
 /// An alias of an alias of … : deeper is a mistake or a loop.
 const MAX_ALIAS_DEPTH: usize = 8;
@@ -17,6 +17,8 @@ const MAX_TARGETS: usize = 10_000;
 #[derive(Default)]
 struct Facts {
     domains: HashSet<String>,
+    /// Those whose tenants want in Junk what DMARC would refuse.
+    quarantining: HashSet<String>,
     accounts: HashMap<String, Account>,
     aliases: HashMap<String, Vec<String>>,
     asked: HashSet<String>,
@@ -41,8 +43,9 @@ struct Row {
 }
 
 const LOOK_UP: &str = "
-select 'domain' as kind, name as key, 0::bigint as id, false as disabled, null::bigint as room, '{}'::text[] as targets
-from domains where name = any ($1)
+select 'domain' as kind, d.name as key, 0::bigint as id, t.dmarc_quarantine as disabled, null::bigint as room,
+       '{}'::text[] as targets
+from domains d join tenants t on t.id = d.tenant_id where d.name = any ($1)
 union all
 select 'account', a.address, a.id, a.disabled or a.send_only,
        (select min(case when q.limit_messages > 0 and q.messages >= q.limit_messages then 0
@@ -73,7 +76,12 @@ impl Facts {
         self.asked.extend(keys);
         for row in rows {
             match row.kind.as_str() {
-                "domain" => drop(self.domains.insert(row.key)),
+                "domain" => {
+                    if row.disabled {
+                        self.quarantining.insert(row.key.clone());
+                    }
+                    self.domains.insert(row.key);
+                }
                 "account" => {
                     let account = Account { id: row.id, is_disabled: row.disabled, room: row.room };
                     self.accounts.insert(row.key, account);
@@ -91,7 +99,7 @@ fn candidates(address: &Address) -> impl Iterator<Item = String> {
     [Some(address.key()), address.without_subaddress().map(|a| a.key()), Some(catch_all)].into_iter().flatten()
 }
 
-pub async fn resolve(pool: &PgPool, recipients: &[String]) -> Result<Vec<Resolution>, Status> {
+pub async fn resolve(pool: &PgPool, forwarder: &Forwarder, recipients: &[String]) -> Result<Vec<Resolution>, Status> {
     let addresses: Vec<Option<Address>> = recipients.iter().map(|r| r.parse().ok()).collect();
     let mut facts = Facts::default();
     let mut wave: Vec<Address> = addresses.iter().flatten().cloned().collect();
@@ -102,12 +110,32 @@ pub async fn resolve(pool: &PgPool, recipients: &[String]) -> Result<Vec<Resolut
             break;
         }
     }
-    Ok(addresses.iter().map(|a| a.as_ref().map_or_else(|| plain(Kind::Unknown), |a| decide(&facts, a))).collect())
+    let mut resolutions = Vec::with_capacity(addresses.len());
+    for address in &addresses {
+        let Some(address) = address else {
+            resolutions.push(plain(Kind::Unknown));
+            continue;
+        };
+        let mut resolution = decide(&facts, address);
+        if resolution.kind() == Kind::Unknown
+            && let Some(origin) = forwarder.origin(address).await?
+        {
+            let target = Target { to: Some(To::Remote(origin.to_string())) };
+            resolution = Resolution { kind: Kind::Local.into(), targets: vec![target], ..Resolution::default() };
+        }
+        resolution.dmarc_quarantine = facts.quarantining.contains(address.domain().as_str());
+        resolutions.push(resolution);
+    }
+    Ok(resolutions)
 }
 
 /// Where a message of ours goes, such as a DSN: no targets when there is nobody.
-pub async fn targets_of(pool: &PgPool, address: &Address) -> Result<Vec<proto::spool::Target>, Status> {
-    let resolution = resolve(pool, &[address.to_string()]).await?.pop().unwrap_or_default();
+pub async fn targets_of(
+    pool: &PgPool,
+    forwarder: &Forwarder,
+    address: &Address,
+) -> Result<Vec<proto::spool::Target>, Status> {
+    let resolution = resolve(pool, forwarder, &[address.to_string()]).await?.pop().unwrap_or_default();
     let to = |target: Target| match target.to {
         Some(To::AccountId(id)) => proto::spool::target::To::AccountId(id),
         Some(To::Remote(path)) => proto::spool::target::To::Remote(path),
@@ -125,7 +153,7 @@ fn next_wave(facts: &Facts, wave: &[Address]) -> Vec<Address> {
 fn decide(facts: &Facts, address: &Address) -> Resolution {
     if !facts.domains.contains(address.domain().as_str()) {
         let target = Target { to: Some(To::Remote(address.to_string())) };
-        return Resolution { kind: Kind::Remote.into(), targets: vec![target], room: None };
+        return Resolution { kind: Kind::Remote.into(), targets: vec![target], ..Resolution::default() };
     }
     let mut found = Expansion::default();
     expand(facts, address, 0, &mut found);
@@ -134,7 +162,7 @@ fn decide(facts: &Facts, address: &Address) -> Resolution {
             let room = room.filter(|_| targets.len() == 1).map(ids::unsigned);
             // Others take it: for a full one its sender hears from us (Invariant 6).
             targets.extend(full);
-            Resolution { kind: Kind::Local.into(), targets, room }
+            Resolution { kind: Kind::Local.into(), targets, room, ..Resolution::default() }
         }
         Expansion { full, .. } if !full.is_empty() => plain(Kind::OverQuota),
         Expansion { is_disabled: true, .. } => plain(Kind::Disabled),
@@ -143,7 +171,7 @@ fn decide(facts: &Facts, address: &Address) -> Resolution {
 }
 
 fn plain(kind: Kind) -> Resolution {
-    Resolution { kind: kind.into(), targets: Vec::new(), room: None }
+    Resolution { kind: kind.into(), ..Resolution::default() }
 }
 
 #[derive(Default)]
@@ -211,6 +239,7 @@ mod tests {
                 alias("named@all.org", &["ann@ex.com"]),
             ]),
             asked: HashSet::new(),
+            quarantining: HashSet::new(),
         }
     }
 

@@ -72,7 +72,7 @@ impl Runner {
                 (Some(trouble), _) => Some(trouble),
                 (None, Err(_)) => Some("it is no address"),
                 (None, Ok(parsed)) => {
-                    let targets = resolve::targets_of(&self.pool, &parsed).await?;
+                    let targets = resolve::targets_of(&self.pool, &self.bouncer.forwarder, &parsed).await?;
                     if targets.is_empty() {
                         Some("it does not exist")
                     } else {
@@ -138,7 +138,7 @@ impl Runner {
             return Ok(Err(why));
         }
         let Ok(sender) = row.reverse_path.parse::<Address>() else { return Ok(Err("its reverse-path is no address")) };
-        let targets = resolve::targets_of(&self.pool, &sender).await?;
+        let targets = resolve::targets_of(&self.pool, &self.bouncer.forwarder, &sender).await?;
         if targets.is_empty() {
             return Ok(Err("its sender does not exist"));
         }
@@ -179,7 +179,7 @@ impl Runner {
     /// Nobody answers in another's name: what leads elsewhere is the account's own address.
     async fn own_address(&self, row: &Loaded, wanted: Option<String>) -> Result<String, Status> {
         if let Some(parsed) = wanted.as_ref().and_then(|w| w.parse::<Address>().ok()) {
-            let targets = resolve::targets_of(&self.pool, &parsed).await?;
+            let targets = resolve::targets_of(&self.pool, &self.bouncer.forwarder, &parsed).await?;
             let leads_here = |t: &proto::spool::Target| matches!(t.to, Some(To::AccountId(id)) if ids::signed(id).ok() == Some(row.account_id));
             if targets.iter().any(leads_here) {
                 return Ok(parsed.to_string());

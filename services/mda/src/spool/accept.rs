@@ -1,5 +1,6 @@
 //! Accept: the commit that a 250 stands for (Invariant 1).
 
+use address::{Address, Domain};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use proto::spool::{Envelope, Event, target::To};
@@ -17,6 +18,7 @@ use crate::{
     content::{self, Prepared, plain},
     database::{is_away, status},
     dispatcher::Dispatch,
+    forward::Forwarder,
     ids,
     journey::lines,
     metrics::Metrics,
@@ -33,6 +35,7 @@ pub struct Draft {
 pub struct Accepting {
     batcher: Batcher<Row>,
     commits: Commits,
+    forwarder: Forwarder,
 }
 
 #[derive(Clone)]
@@ -63,17 +66,19 @@ struct Delivery {
     recipient: usize,
     account_id: Option<i64>,
     remote: Option<String>,
+    /// Instead of the message's.
+    reverse_path: Option<String>,
 }
 
 impl Accepting {
-    pub fn new(pool: PgPool, dispatch: Dispatch, metrics: Metrics) -> Self {
+    pub fn new(pool: PgPool, dispatch: Dispatch, metrics: Metrics, forwarder: Forwarder) -> Self {
         let commits = Commits { pool, dispatch, metrics, recent: Recent::default() };
         let workers = commits.clone();
         let batcher = Batcher::start(2, move |jobs: Vec<Job<Row>>| {
             let commits = workers.clone();
             async move { commits.commit(jobs).await }
         });
-        Self { batcher, commits }
+        Self { batcher, commits, forwarder }
     }
 
     pub fn recent(&self) -> &Recent {
@@ -96,10 +101,33 @@ impl Accepting {
     }
 
     pub async fn accept(&self, draft: Draft) -> Result<(), Status> {
-        let row = check(draft)?;
+        let mut row = check(draft)?;
+        self.forward(&mut row).await?;
         let bytes = row.stored.header.len() + row.stored.body.len();
         let span = tracing::info_span!("postgres commit", otel.kind = "client", db.system.name = "postgresql");
         self.batcher.run(row, bytes).instrument(span).await
+    }
+
+    /// Mail from outside that an alias leads elsewhere leaves under a reverse-path of ours.
+    async fn forward(&self, row: &mut Row) -> Result<(), Status> {
+        if row.account_id != 0 || row.envelope.reverse_path.is_empty() {
+            return Ok(());
+        }
+        let recipients = &row.envelope.recipients;
+        let forwarder = |delivery: &Delivery| {
+            let path = &recipients.get(delivery.recipient)?.forward_path;
+            let is_forward = delivery.remote.as_ref().is_some_and(|remote| remote != path);
+            path.parse::<Address>().ok().filter(|_| is_forward).map(|address| address.domain().clone())
+        };
+        let forwarders: Vec<Option<Domain>> = row.deliveries.iter().map(forwarder).collect();
+        if forwarders.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let paths = self.forwarder.reverse_paths(&row.envelope.reverse_path, &forwarders).await?;
+        for (delivery, path) in row.deliveries.iter_mut().zip(paths) {
+            delivery.reverse_path = path;
+        }
+        Ok(())
     }
 }
 
@@ -116,7 +144,7 @@ fn check(draft: Draft) -> Result<Row, Status> {
                 Some(To::Remote(path)) => (None, Some(plain(path))),
                 None => return Err(Status::invalid_argument(format!("recipient {} has an empty target", index + 1))),
             };
-            deliveries.push(Delivery { recipient: index, account_id, remote });
+            deliveries.push(Delivery { recipient: index, account_id, remote, reverse_path: None });
         }
     }
     if deliveries.is_empty() {
@@ -246,8 +274,8 @@ with m as (
               size, eight_bit, smtputf8, junk, header, body, structure, require_tls, priority, refuse)
 ), r as (
     select * from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[],
-                         $32::timestamptz[])
-        as r (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until)
+                         $32::timestamptz[], $36::text[])
+        as r (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until, own_path)
 ), places as materialized (
     select r.queue_id, lower(r.recipient) as recipient, coalesce(a.address, lower(r.remote)) as target,
            coalesce(a.tenant_id, 0) as tenant_id
@@ -290,10 +318,10 @@ with m as (
     select queue_id, size, header, body, structure from m join fresh using (queue_id)
 ), delivery as (
     insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at,
-                            tenant_id, reserved)
+                            tenant_id, reserved, reverse_path)
     select queue_id, number, recipient, account_id, remote, notify, orcpt, coalesce(held_until, now()),
            coalesce(held_until, now() + make_interval(secs => case when remote is null then $22::float8 else $34::float8 end)),
-           tenant_id, case when has_room is null then 0 when has_room then size else -1 end
+           tenant_id, case when has_room is null then 0 when has_room then size else -1 end, own_path
     from d left join reserved using (queue_id, number)
     where (select count(*) from full_up) >= 0
 ), e as materialized (
@@ -368,6 +396,7 @@ async fn write(
         .bind(events.iter().map(|(_, e)| lines(&e.dialogue)).collect::<Vec<_>>())
         .bind(dispatch.due_in_seconds(Stream::Remote))
         .bind(column(rows, |r| r.envelope.refuse_over_quota))
+        .bind(deliveries.iter().map(|(.., d)| d.reverse_path.as_deref()).collect::<Vec<_>>())
         .fetch_all(executor)
         .await
 }

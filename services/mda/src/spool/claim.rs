@@ -61,7 +61,8 @@ set lease_token = token, lease_until = now() + $3 * interval '1 millisecond',
     lost = case when d.lease_token is null then 0 else d.lost + 1 end
 from free join spool s using (queue_id)
 where d.queue_id = free.queue_id and d.number = free.number
-returning d.queue_id, d.number, free.token, d.remote, s.reverse_path, d.notify, d.orcpt, s.envid, s.ret, s.eight_bit,
+returning d.queue_id, d.number, free.token, d.remote,
+          coalesce(d.reverse_path, s.reverse_path) as reverse_path, d.notify, d.orcpt, s.envid, s.ret, s.eight_bit,
           s.smtputf8, d.attempts, (extract(epoch from s.accepted_at) * 1000)::bigint as accepted_at_ms, s.size,
           s.traceparent, s.require_tls, s.priority, d.delay_reported,
           coalesce((select t.name from accounts a join tenants t on t.id = a.tenant_id where a.id = s.account_id), '')

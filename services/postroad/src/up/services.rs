@@ -14,7 +14,7 @@ use super::{
     ports::{InsidePorts, MailPorts},
     postgres,
     process::{Patience, Program},
-    redis,
+    redis, secret,
     site::Site,
     user::Accounts,
 };
@@ -193,9 +193,11 @@ impl Plan {
                 setting("redis_url", redis.clone()),
                 setting("hostname", hostname.clone()),
                 setting("auth_checker", self.peers("auth-checker")),
+                setting("encryption_keys", secret::ensure_key(&site.path("encryption.key"))?),
             ],
         );
-        all.insert("auth-checker", [vec![setting("mda", mda.clone())], dns.clone()].concat());
+        let auth = vec![setting("mda", mda.clone()), setting("hostname", hostname.clone())];
+        all.insert("auth-checker", [auth, dns.clone()].concat());
         let ingress = [
             setting("hostname", hostname.clone()),
             setting("mx_listen", at(25)),

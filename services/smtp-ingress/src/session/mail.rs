@@ -16,6 +16,7 @@ use super::{Caller, Driver};
 use crate::{
     budget::Reservation,
     content::Content,
+    directory::Route,
     filters::{Filters, Opening},
     receive::Arrival,
     refusal::Refusal,
@@ -122,8 +123,8 @@ impl Driver {
         };
         let span = transaction.span.clone();
         match self.check_recipient(&transaction, &address, &rcpt).instrument(span).await {
-            Ok(targets) => {
-                transaction.add(&address, rcpt, targets);
+            Ok(route) => {
+                transaction.add(&address, rcpt, route);
                 self.session.recipient_accepted();
             }
             Err(refusal) => {
@@ -139,9 +140,9 @@ impl Driver {
         transaction: &Transaction,
         address: &address::Address,
         rcpt: &RcptTo,
-    ) -> Result<Vec<proto::spool::Target>, Refusal> {
+    ) -> Result<Route, Refusal> {
         let (directory, policy) = (&self.parts.directory, self.parts.config.over_quota);
-        let targets = directory.resolve(address, self.account.is_some(), policy, transaction.mail.size).await?;
+        let route = directory.resolve(address, self.account.is_some(), policy, transaction.mail.size).await?;
         match &self.account {
             Some(account) => self.parts.guard.submitted_recipient(account).await?,
             // RFC 5321 §4.5.1: whoever is blocked can complain.
@@ -155,7 +156,7 @@ impl Driver {
             }
         }
         self.filters.recipient(&self.parts.metrics, &address.to_string(), rcpt).await?;
-        Ok(targets)
+        Ok(route)
     }
 
     /// Asked once a session, when there is somebody to write to.
