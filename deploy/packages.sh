@@ -79,6 +79,7 @@ case "${1:?demo, test, check, chart, images or bench}" in
         want openssl openssl
         /usr/bin/python3 -c 'import Milter' 2>/dev/null || need+=(python3-milter)
         want prometheus prometheus
+        want opendkim opendkim
         ;;
     check)
         command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --debug

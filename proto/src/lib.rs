@@ -11,11 +11,7 @@ macro_rules! contract {
     )*};
 }
 
-/*A*/
-contract! { admin auth directory journey mailboxes relay rules spool }
-/*B*/
-contract! { admin auth directory journey mailboxes relay report spool }
-/*C*/
+contract! { admin auth directory journey mailboxes relay report rules spool }
 
 /// Content travels in chunks of this many bytes, so that one call costs no connection its turn.
 pub const CHUNK: usize = 256 * 1024;

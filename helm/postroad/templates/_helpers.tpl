@@ -127,6 +127,15 @@ capabilities:
 {{- end }}
 {{- end -}}
 
+{{- define "postroad.encryptionEnv" -}}
+{{- $secret := .root.Values.encryption.existingSecret -}}
+- name: POSTROAD_ENCRYPTION_KEYS
+  valueFrom:
+    secretKeyRef:
+      name: {{ $secret.name | default (printf "%s-encryption" (include "postroad.fullname" .root)) }}
+      key: {{ if $secret.name }}{{ $secret.key }}{{ else }}keys{{ end }}
+{{- end -}}
+
 {{- define "postroad.redisEnv" -}}
 {{- $full := include "postroad.fullname" .root -}}
 {{- $queue := .root.Values.queue -}}
