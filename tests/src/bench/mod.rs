@@ -16,6 +16,7 @@ pub mod run;
 pub mod sender;
 pub mod subject;
 pub mod tracing;
+pub mod verdicts;
 
 pub use run::{Measure, Run, Size, measure};
 pub use subject::Subject;

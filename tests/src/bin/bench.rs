@@ -9,12 +9,13 @@ use std::{process::ExitCode, sync::Arc};
 
 use tests::bench::{
     Measure, Run, Size, Subject, journey, mail::Text, measure, peer, relay, report, retrieval, subject, tracing,
+    verdicts,
 };
 
 const SIZES: [Size; 3] =
     [Size { bytes: 1_000, count: 3_000 }, Size { bytes: 10_000, count: 2_000 }, Size { bytes: 100_000, count: 500 }];
 const USAGE: &str = "usage: bench [--quick] [--sessions N] \
-    [--only postroad|peer|relay|reading|reading-postroad|tracing|journey]";
+    [--only postroad|peer|relay|reading|reading-postroad|tracing|journey|verdicts]";
 
 struct Options {
     quick: bool,
@@ -27,6 +28,7 @@ struct Options {
     reading_peer: bool,
     tracing: bool,
     journey: bool,
+    verdicts: bool,
 }
 
 impl Options {
@@ -41,6 +43,7 @@ impl Options {
             reading_peer: true,
             tracing: true,
             journey: true,
+            verdicts: true,
         };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
@@ -48,7 +51,7 @@ impl Options {
                 "--sessions" => options.sessions = arguments.next()?.parse().ok().filter(|n| (1..=40).contains(n))?,
                 "--only" => {
                     let only = arguments.next()?;
-                    if !["postroad", "peer", "relay", "reading", "reading-postroad", "tracing", "journey"]
+                    if !["postroad", "peer", "relay", "reading", "reading-postroad", "tracing", "journey", "verdicts"]
                         .contains(&only.as_str())
                     {
                         return None;
@@ -60,6 +63,7 @@ impl Options {
                     options.reading_peer = only == "reading";
                     options.tracing = only == "tracing";
                     options.journey = only == "journey";
+                    options.verdicts = only == "verdicts";
                 }
                 _ => return None,
             }
@@ -82,6 +86,9 @@ async fn main() -> ExitCode {
     };
     let run = Run { text: Arc::new(Text::generate()), sessions: options.sessions };
     let part = if options.quick { 10 } else { 1 };
+    if options.verdicts {
+        println!("{}", verdicts::report(&run.text, if options.quick { 10 } else { 1 }).await);
+    }
     if options.relay {
         println!("{}", relay::compare(&run, part).await);
     }
