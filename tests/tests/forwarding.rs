@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tests::{
-    client::python,
+    client::{python, python_of, venv},
     dns::NameServer,
     eventually,
     site::{Options, Site, free_port_offset},
@@ -95,12 +95,29 @@ async fn a_forward_passes_dmarc_at_its_end() {
     let queue_id = world.send("carol@example.com");
     let received = read(&world.last, "carol@final.com");
     let results: String = received.split("Received:").nth(1).unwrap().to_owned();
-    for pass in ["spf=pass smtp.mailfrom=SRS0=", "dkim=pass header.d=sender.com", "arc=pass", "dmarc=pass header.from=sender.com"]
-    {
+    for pass in [
+        "spf=pass smtp.mailfrom=SRS0=",
+        "dkim=pass header.d=sender.com",
+        "arc=pass",
+        "dmarc=pass header.from=sender.com",
+    ] {
         assert!(results.contains(pass), "{pass} in {received}");
     }
     assert!(reverse_path(&results).ends_with("=sender.com=alice@example.com"), "{results}");
     assert!(received.contains("ARC-Seal: i=1; a=rsa-sha256;") && received.contains("d=example.com; cv=none;"));
+    // An independent program says the same of the seal.
+    let check = format!(
+        r#"
+import dkim, json
+MESSAGE = {received:?}.replace("\r\n", "\n").replace("\n", "\r\n").encode()
+KEYS = {{k["record"]["name"] + ".": k["record"]["value"].encode() for k in json.loads({keys:?})["keys"]}}
+lookup = lambda name, timeout=5: KEYS.get(name.decode() if isinstance(name, bytes) else name)
+chain, results, reason = dkim.arc_verify(MESSAGE.rstrip() + b"\r\n", dnsfunc=lookup)
+assert chain == b"pass", (chain, results, reason)
+"#,
+        keys = world.example.admin(&["--json", "dkim", "list", "example.com"], "")
+    );
+    python_of(&venv(&["dkimpy==1.1.8", "dnspython", "pynacl"]), &world.last, &check);
     // Who reads it at example.com sees whom it is really from.
     let local = read(&world.example, "bob@example.com");
     assert!(local.contains("spf=pass smtp.mailfrom=alice@sender.com"), "{local}");

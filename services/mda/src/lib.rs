@@ -113,7 +113,8 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     let rates = queue::Rates::new(&redis);
     let throttle = Throttle { rates, config: config.login_backoff, metrics: metrics.clone() };
     let turns = queue::Turns::new(&redis);
-    let parts = Parts { pool: pool.clone(), wakes, dispatch, bouncer, rules, turns, throttle, forwarder, vault, metrics };
+    let parts =
+        Parts { pool: pool.clone(), wakes, dispatch, bouncer, rules, turns, throttle, forwarder, vault, metrics };
 
     let hub = parts.wakes.clone();
     let watch = tokio::spawn(storage::watch(pool.clone(), parts.metrics.clone(), service.shutdown.clone()));

@@ -39,11 +39,7 @@ struct Row {
     received_at: DateTime<Utc>,
 }
 
-pub async fn reports(
-    pool: &PgPool,
-    request: ListReportsRequest,
-    scope: &Scope,
-) -> Result<ListReportsResponse, Status> {
+pub async fn reports(pool: &PgPool, request: ListReportsRequest, scope: &Scope) -> Result<ListReportsResponse, Status> {
     let limit = if request.limit == 0 { LIMIT } else { request.limit.min(MAX_LIMIT) };
     let rows: Vec<Row> = sqlx::query_as(
         "select id, kind, organisation, report_id, domain, begin_at, end_at, good, bad,

@@ -22,15 +22,15 @@ use proto::admin::{
     CreateAppPasswordRequest, CreateAppPasswordResponse, CreateDomainRequest, CreateTenantRequest,
     DeleteAccountRequest, DeleteAccountResponse, DeleteAliasRequest, DeleteAliasResponse, DeleteAppPasswordRequest,
     DeleteAppPasswordResponse, DeleteDomainRequest, DeleteDomainResponse, DeleteTenantRequest, DeleteTenantResponse,
-    DkimKeys, Domain as DomainAnswer, ExportTenantRequest, ExportTenantResponse, GetDomainRequest,
-    ListAccountsRequest, ListAccountsResponse, ListAliasesRequest, ListAliasesResponse, ListAppPasswordsRequest,
-    ListAppPasswordsResponse, ListDkimKeysRequest, ListDomainsRequest, ListDomainsResponse,
-    ListPausedDestinationsRequest, ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse,
-    ListReportsRequest, ListReportsResponse, ListTenantsRequest, ListTenantsResponse, PauseDestinationRequest,
-    PauseDestinationResponse, PrepareMailboxRequest, PrepareMailboxResponse, RemoveDkimKeyRequest,
-    ResumeDestinationRequest, ResumeDestinationResponse, RotateDkimRequest, SetAccountDisabledRequest,
-    SetAliasRequest, SetDmarcOverrideRequest, SetDmarcOverrideResponse, SetPasswordRequest, SetPop3Request,
-    SetQuotaRequest, SetSendOnlyRequest, SetSendingLimitRequest, SetTenantQuotaRequest, Tenant, admin_server,
+    DkimKeys, Domain as DomainAnswer, ExportTenantRequest, ExportTenantResponse, GetDomainRequest, ListAccountsRequest,
+    ListAccountsResponse, ListAliasesRequest, ListAliasesResponse, ListAppPasswordsRequest, ListAppPasswordsResponse,
+    ListDkimKeysRequest, ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest,
+    ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse, ListReportsRequest, ListReportsResponse,
+    ListTenantsRequest, ListTenantsResponse, PauseDestinationRequest, PauseDestinationResponse, PrepareMailboxRequest,
+    PrepareMailboxResponse, RemoveDkimKeyRequest, ResumeDestinationRequest, ResumeDestinationResponse,
+    RotateDkimRequest, SetAccountDisabledRequest, SetAliasRequest, SetDmarcOverrideRequest, SetDmarcOverrideResponse,
+    SetPasswordRequest, SetPop3Request, SetQuotaRequest, SetSendOnlyRequest, SetSendingLimitRequest,
+    SetTenantQuotaRequest, Tenant, admin_server,
 };
 use sqlx::PgPool;
 use tokio_stream::wrappers::ReceiverStream;
@@ -99,7 +99,10 @@ impl admin_server::Admin for Admin {
         domains::get(&self.pool, &domain).await.map(Response::new)
     }
 
-    async fn list_domains(&self, request: Request<ListDomainsRequest>) -> Result<Response<ListDomainsResponse>, Status> {
+    async fn list_domains(
+        &self,
+        request: Request<ListDomainsRequest>,
+    ) -> Result<Response<ListDomainsResponse>, Status> {
         domains::list(&self.pool, &Scope::of(&request)?).await.map(Response::new)
     }
 
@@ -221,7 +224,10 @@ impl admin_server::Admin for Admin {
         tenants::set_quota(&self.pool, of_operator(request)?).await.map(Response::new)
     }
 
-    async fn list_tenants(&self, request: Request<ListTenantsRequest>) -> Result<Response<ListTenantsResponse>, Status> {
+    async fn list_tenants(
+        &self,
+        request: Request<ListTenantsRequest>,
+    ) -> Result<Response<ListTenantsResponse>, Status> {
         of_operator(request)?;
         tenants::list(&self.pool).await.map(Response::new)
     }

@@ -186,8 +186,7 @@ impl Commits {
             }
             Err(e) if !over_quota(&e).is_empty() => {
                 let full = over_quota(&e);
-                let (refused, rest): (Vec<_>, Vec<_>) =
-                    jobs.into_iter().partition(|j| full.contains(&j.work.queue_id));
+                let (refused, rest): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|j| full.contains(&j.work.queue_id));
                 let is_progress = !refused.is_empty();
                 refused.into_iter().for_each(|j| j.finish(Err(Status::permission_denied("over quota"))));
                 if is_progress && !rest.is_empty() {

@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use proto::spool::{
-    ClaimRequest, ClaimResponse, Claimed, ClaimedContent, DeliveryId, GiveBackRequest, RenewRequest,
-};
+use proto::spool::{ClaimRequest, ClaimResponse, Claimed, ClaimedContent, DeliveryId, GiveBackRequest, RenewRequest};
 use sqlx::{FromRow, PgPool, types::Uuid};
 use tonic::Status;
 
