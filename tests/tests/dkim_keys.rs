@@ -113,7 +113,10 @@ async fn keys_rotate_with_an_overlap() {
 
     // And in the end the old ones are gone.
     let mut sql = self::sql(&site).await;
-    sqlx::query("update dkim_keys set removed_from = now() where removed_from is not null").execute(&mut sql).await.unwrap();
+    sqlx::query("update dkim_keys set removed_from = now() where removed_from is not null")
+        .execute(&mut sql)
+        .await
+        .unwrap();
     tests::eventually("old keys are removed", std::time::Duration::from_secs(60), || async {
         (names(&keys(&site, &["list", "example.com"])) == names(&new)).then_some(())
     })

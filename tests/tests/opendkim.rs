@@ -145,6 +145,11 @@ async fn we_verify_what_opendkim_signs() {
     let mut filters = Vec::new();
     for (selector, key, algorithm) in [("r", "rsa", "rsa-sha256"), ("e", "ed", "ed25519-sha256")] {
         for canonical in ["simple/simple", "relaxed/relaxed", "relaxed/simple", "simple/relaxed"] {
+            // What OpenDKIM 2.11 makes of Ed25519 with simple header fields does not hold; dkimpy
+            // says so too.
+            if selector == "e" && canonical.starts_with("simple") {
+                continue;
+            }
             let settings = format!(
                 "Mode s\nDomain other.com\nSelector {selector}\nKeyFile {}\nSignatureAlgorithm {algorithm}\n\
                  Canonicalization {canonical}\nInternalHosts 127.0.0.1\n",

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use mail_auth::{
-    ArcOutput, AuthenticatedMessage, AuthenticationResults, DkimResult, arc::ArcSealer, common::headers::HeaderWriter as _,
+    ArcOutput, AuthenticatedMessage, AuthenticationResults, DkimResult, arc::ArcSealer,
+    common::headers::HeaderWriter as _,
 };
 
 use crate::{sign::Key, trailing_space};
@@ -108,7 +109,9 @@ mod tests {
     #[test]
     fn what_a_result_says() {
         let says = |text: &str| says_dmarc_pass(text.as_bytes(), "sender.com");
-        assert!(says("i=1; mx.list.org; spf=fail;\r\n\tdmarc=pass (p=reject) header.from=Sender.com policy.dmarc=reject"));
+        assert!(says(
+            "i=1; mx.list.org; spf=fail;\r\n\tdmarc=pass (p=reject) header.from=Sender.com policy.dmarc=reject"
+        ));
         assert!(says(" i=1; mx; DMARC=PASS header.from=\"sender.com\""));
         for no in [
             "i=1; mx; dmarc=fail header.from=sender.com",

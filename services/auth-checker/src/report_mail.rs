@@ -104,7 +104,8 @@ impl Reporter {
     /// RFC 9990 §4: who gets reports about another organisation's domain says so in its own zone,
     /// or anybody could have floods of them sent anywhere.
     async fn agrees(&self, domain: &str, receiver: &str) -> Result<bool, Status> {
-        let (ours, theirs) = tokio::join!(Records::walk(&self.resolver, domain), Records::walk(&self.resolver, receiver));
+        let (ours, theirs) =
+            tokio::join!(Records::walk(&self.resolver, domain), Records::walk(&self.resolver, receiver));
         if ours.organizational(domain) == theirs.organizational(receiver) {
             return Ok(true);
         }
@@ -169,8 +170,10 @@ impl Reporter {
             ..Envelope::default()
         };
         let mut content = bytes::Bytes::from(content);
-        let mut requests =
-            vec![AcceptRequest { envelope: Some(envelope), content: content.split_to(content.len().min(proto::CHUNK)) }];
+        let mut requests = vec![AcceptRequest {
+            envelope: Some(envelope),
+            content: content.split_to(content.len().min(proto::CHUNK)),
+        }];
         while !content.is_empty() {
             requests.push(AcceptRequest { envelope: None, content: content.split_to(content.len().min(proto::CHUNK)) });
         }

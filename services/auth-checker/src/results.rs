@@ -88,7 +88,9 @@ fn policy_text(policy: Policy) -> &'static str {
 /// A pvalue (RFC 8601 §2.2): bare when it is a token or mailbox of harmless characters.
 fn value(text: &str) -> String {
     let cut = text.get(..text.floor_char_boundary(VALUE_LIMIT)).unwrap_or_default();
-    let harmless = |c: char| c.is_ascii_alphanumeric() || "-._+@!#$%&'*^`{|}~".contains(c);
+    // A mailbox may have more in its local part than a token (RFC 5321 §4.1.2): SRS0=….
+    let more = if cut.contains('@') { "=/?" } else { "" };
+    let harmless = |c: char| c.is_ascii_alphanumeric() || "-._+@!#$%&'*^`{|}~".contains(c) || more.contains(c);
     if !cut.is_empty() && cut.chars().all(harmless) {
         return cut.to_owned();
     }

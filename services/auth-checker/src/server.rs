@@ -7,11 +7,8 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use proto::{
-    auth::{
-        SignRequest, SignResponse, VerifyParameters, VerifyRequest, VerifyResponse, auth_server,
-        verify_response::Action,
-    },
+use proto::auth::{
+    SignRequest, SignResponse, VerifyParameters, VerifyRequest, VerifyResponse, auth_server, verify_response::Action,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Request, Response, Status, Streaming};
@@ -45,12 +42,7 @@ pub(crate) struct Auth {
 }
 
 impl Auth {
-    pub fn new(
-        config: &Config,
-        resolver: dns::Resolver,
-        keys: Arc<KeyStore>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(config: &Config, resolver: dns::Resolver, keys: Arc<KeyStore>, metrics: Arc<Metrics>) -> Self {
         Self {
             checker: Arc::new(Checker::new(resolver, config)),
             keys,

@@ -140,7 +140,11 @@ mod tests {
         assert_eq!(after(Policy::Quarantine, Some("list.org"), false), (Action::Accept, Override::Arc));
         assert_eq!(after(Policy::Quarantine, None, true), (Action::Quarantine, Override::None));
         assert_eq!(after(Policy::None, Some("list.org"), true), (Action::Accept, Override::None));
-        let unknown = with_local(&dmarc("temperror", None), DnsFailure::Defer, Local { vouched_by: None, quarantine_rejects: true });
+        let unknown = with_local(
+            &dmarc("temperror", None),
+            DnsFailure::Defer,
+            Local { vouched_by: None, quarantine_rejects: true },
+        );
         assert_eq!(unknown.action, Action::Defer);
     }
 

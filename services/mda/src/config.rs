@@ -163,9 +163,7 @@ impl runtime::ServiceConfig for Config {
             }
         }
         if let Some(wrong) = self.report_accounts.iter().find(|a| a.parse::<address::Address>().is_err()) {
-            return Err(format!(
-                "configuration key \"report_accounts\" has {wrong:?}: expected addresses of accounts"
-            ));
+            return Err(format!("configuration key \"report_accounts\" has {wrong:?}: expected addresses of accounts"));
         }
         if let Some(oidc) = &self.oidc {
             oidc.validate()?;

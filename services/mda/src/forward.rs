@@ -132,14 +132,18 @@ impl Forwarder {
     }
 
     async fn keys(&self, max_age: Duration) -> Result<Vec<Vec<u8>>, Status> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|known| {
-            (known.at.elapsed() < max_age && !known.keys.is_empty()).then(|| known.keys.clone())
-        });
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .and_then(|known| (known.at.elapsed() < max_age && !known.keys.is_empty()).then(|| known.keys.clone()));
         if let Some(keys) = known {
             return Ok(keys);
         }
         let keys = self.load().await?;
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Known { at: Instant::now(), keys: keys.clone() });
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Known { at: Instant::now(), keys: keys.clone() });
         Ok(keys)
     }
 

@@ -61,11 +61,9 @@ impl reports_server::Reports for Reports {
         Ok(Response::new(AddDmarcResultsResponse {}))
     }
 
-    async fn claim_dmarc_report(
-        &self,
-        _: Request<ClaimDmarcReportRequest>,
-    ) -> Result<Response<DmarcReport>, Status> {
-        let claimed: Option<(NaiveDate, String)> = sqlx::query_as(CLAIM).fetch_optional(&self.pool).await.map_err(status)?;
+    async fn claim_dmarc_report(&self, _: Request<ClaimDmarcReportRequest>) -> Result<Response<DmarcReport>, Status> {
+        let claimed: Option<(NaiveDate, String)> =
+            sqlx::query_as(CLAIM).fetch_optional(&self.pool).await.map_err(status)?;
         let Some((day, domain)) = claimed else { return Ok(Response::new(DmarcReport::default())) };
         let rows: Vec<(String, i64)> = sqlx::query_as(
             "select row, messages from dmarc_results where day = $1 and domain = $2

@@ -76,11 +76,8 @@ pub fn reverse(keys: &[Vec<u8>], address: &Address, today: u16, max_days: u16) -
     let (hash, covered) = rest.get(1..)?.split_once('=')?;
     let is_ours = |key: &Vec<u8>| {
         let expected = hash_of(key, number, covered);
-        aws_lc_rs::constant_time::verify_slices_are_equal(
-            expected.as_bytes(),
-            hash.to_ascii_lowercase().as_bytes(),
-        )
-        .is_ok()
+        aws_lc_rs::constant_time::verify_slices_are_equal(expected.as_bytes(), hash.to_ascii_lowercase().as_bytes())
+            .is_ok()
     };
     if !keys.iter().any(is_ours) {
         return None;

@@ -78,7 +78,8 @@ impl Vault {
         }
         let unusable = |why: &str| {
             tracing::error!(row, why, "a private key cannot be decrypted: look at encryption_keys");
-            Status::failed_precondition("a private key cannot be decrypted")
+            // Mail waits until the operator has mended it: 451, never a bounce.
+            Status::unavailable("a private key cannot be decrypted")
         };
         let (id, nonce, text) = match (stored.get(1..1 + ID), stored.get(1 + ID..PREFIX), stored.get(PREFIX..)) {
             (Some(id), Some(nonce), Some(text)) => (id, nonce, text),

@@ -415,8 +415,7 @@ impl Account {
 
 fn account_line(account: &admin::Account) -> String {
     let quota = if account.quota_bytes == 0 { "no limit".to_owned() } else { format!("of {}", account.quota_bytes) };
-    let messages =
-        if account.quota_messages == 0 { String::new() } else { format!(" of {}", account.quota_messages) };
+    let messages = if account.quota_messages == 0 { String::new() } else { format!(" of {}", account.quota_messages) };
     let disabled = if account.disabled { "  disabled" } else { "" };
     let send_only = if account.send_only { "  send-only" } else { "" };
     format!(

@@ -4,8 +4,8 @@
 
 pub mod cpu;
 pub mod dovecot;
-pub mod line;
 pub mod journey;
+pub mod line;
 pub mod mail;
 pub mod memory;
 pub mod peer;

@@ -201,7 +201,13 @@ impl Checker {
     }
 
     /// Verified by `domain`, which forwards it: the message with the seal, and what was found out.
-    pub async fn forward(&self, domain: &str, peer: &str, reverse_path: &str, message: &str) -> (String, VerifyResponse) {
+    pub async fn forward(
+        &self,
+        domain: &str,
+        peer: &str,
+        reverse_path: &str,
+        message: &str,
+    ) -> (String, VerifyResponse) {
         let parameters = VerifyParameters {
             peer: peer.into(),
             helo: "mx.sender.com".into(),

@@ -107,13 +107,9 @@ impl Aggregate {
         let policy = &self.policy;
         w.open("policy_published");
         w.text("domain", &policy.domain);
-        for (name, value) in [
-            ("p", &policy.p),
-            ("sp", &policy.sp),
-            ("np", &policy.np),
-            ("adkim", &policy.adkim),
-            ("aspf", &policy.aspf),
-        ] {
+        for (name, value) in
+            [("p", &policy.p), ("sp", &policy.sp), ("np", &policy.np), ("adkim", &policy.adkim), ("aspf", &policy.aspf)]
+        {
             w.some_text(name, value);
         }
         w.text("testing", if policy.testing { "y" } else { "n" });
@@ -266,11 +262,7 @@ mod tests {
             overrides: vec![Override { reason: "local_policy".into(), comment: "a < b & \"c\"".into() }],
             header_from: "sender.com".into(),
             envelope_from: "x]]>y.example".into(),
-            signatures: vec![AuthDkim {
-                domain: "other.com".into(),
-                selector: "<s>".into(),
-                result: "pass".into(),
-            }],
+            signatures: vec![AuthDkim { domain: "other.com".into(), selector: "<s>".into(), result: "pass".into() }],
             paths: vec![AuthSpf { domain: "x.example".into(), scope: "mfrom".into(), result: "softfail".into() }],
         };
         let passed = Row { dkim: "pass".into(), ..Row::default() };

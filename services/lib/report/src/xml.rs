@@ -34,7 +34,8 @@ impl Writer {
     pub fn text(&mut self, name: &str, value: &str) {
         self.indent();
         // XML 1.0 §2.2 has no other control characters, not even as references.
-        let legal: String = value.chars().filter(|c| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}')).collect();
+        let legal: String =
+            value.chars().filter(|c| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}')).collect();
         self.text.push_str(&format!("<{name}>{}</{name}>\n", quick_xml::escape::escape(legal.as_str())));
     }
 
@@ -60,10 +61,7 @@ pub enum Event<'a> {
 }
 
 /// Calls for each element's text, which comes whole, and for each end.
-pub fn read(
-    document: &[u8],
-    mut each: impl FnMut(Event<'_>) -> Result<(), ReportError>,
-) -> Result<(), ReportError> {
+pub fn read(document: &[u8], mut each: impl FnMut(Event<'_>) -> Result<(), ReportError>) -> Result<(), ReportError> {
     let syntax = |e: String| ReportError::Syntax(crate::cut(&e));
     let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
     let document = std::str::from_utf8(document).map_err(|e| syntax(e.to_string()))?;

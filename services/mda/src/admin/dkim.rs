@@ -1,6 +1,7 @@
 //! DKIM keys: pairs of RSA-2048 (RFC 8301) and Ed25519 (RFC 8463), made, replaced with an overlap,
 //! removed.
 
+use address::Domain;
 use aws_lc_rs::{
     encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der},
     rsa::{KeyPair as RsaKeyPair, KeySize},
@@ -108,7 +109,7 @@ pub fn record(domain: &Domain, selector: &str, algorithm: &str, public_key: &str
 }
 
 /// Adds a pair of keys to a domain that has none, or takes over from those it has.
-pub async fn rotate(pool: &PgPool, vault: &Vault, domain: &Domain, request: RotateDkimRequest) -> Result<(), Status> {
+pub async fn rotate(pool: &PgPool, vault: &Vault, domain: &Domain, request: &RotateDkimRequest) -> Result<(), Status> {
     let publish = seconds("publish_seconds", request.publish_seconds, PUBLISH)?;
     let overlap = seconds("overlap_seconds", request.overlap_seconds, OVERLAP)?;
     let pair = tokio::task::spawn_blocking(generate).await.map_err(|_| Status::internal("key generation"))??;
@@ -169,13 +170,7 @@ pub async fn create(pool: &PgPool, vault: &Vault, domain: &Domain) -> Result<(),
     tx.commit().await.map_err(status)
 }
 
-async fn insert(
-    tx: &mut PgConnection,
-    vault: &Vault,
-    domain: &Domain,
-    key: KeyPair,
-    wait: f64,
-) -> Result<(), Status> {
+async fn insert(tx: &mut PgConnection, vault: &Vault, domain: &Domain, key: KeyPair, wait: f64) -> Result<(), Status> {
     // Selectors tell what they are for and when they were made (RFC 6376 §3.1).
     let base = format!("{}-{}", key.algorithm, Utc::now().format("%Y%m%d"));
     for number in 1..=MAX_SAME_DAY {

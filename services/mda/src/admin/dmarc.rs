@@ -5,6 +5,7 @@ use proto::admin::{ListReportsRequest, ListReportsResponse, ReceivedReport, SetD
 use sqlx::{FromRow, PgPool};
 use tonic::Status;
 
+use super::scope::Scope;
 use crate::database::status;
 
 const LIMIT: u32 = 100;
@@ -38,13 +39,15 @@ struct Row {
     received_at: DateTime<Utc>,
 }
 
-pub async fn reports(pool: &PgPool, request: ListReportsRequest) -> Result<ListReportsResponse, Status> {
+pub async fn reports(pool: &PgPool, request: ListReportsRequest, scope: &Scope) -> Result<ListReportsResponse, Status> {
     let limit = if request.limit == 0 { LIMIT } else { request.limit.min(MAX_LIMIT) };
     let rows: Vec<Row> = sqlx::query_as(
         "select id, kind, organisation, report_id, domain, begin_at, end_at, good, bad,
                 case when $4 or $1 <> 0 then detail else '' end as detail, received_at
          from received_reports
          where ($1 = 0 or id = $1) and ($2 = '' or domain = $2) and ($3 = '' or kind = $3)
+           and ($6::text is null or domain in (
+               select d.name from domains d join tenants t on t.id = d.tenant_id where t.name = $6))
          order by id desc limit $5",
     )
     .bind(i64::try_from(request.id).unwrap_or(-1))
@@ -52,6 +55,7 @@ pub async fn reports(pool: &PgPool, request: ListReportsRequest) -> Result<ListR
     .bind(&request.kind)
     .bind(request.detail)
     .bind(i64::from(limit))
+    .bind(scope.tenant())
     .fetch_all(pool)
     .await
     .map_err(status)?;

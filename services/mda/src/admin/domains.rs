@@ -52,9 +52,8 @@ pub async fn get(pool: &PgPool, domain: &Domain) -> Result<Answer, Status> {
             .await
             .map_err(status)?;
     let txt = |name: String, value: String| DnsRecord { name, r#type: "TXT".into(), value };
-    let dkim = keys
-        .into_iter()
-        .map(|(selector, algorithm, public)| dkim::record(domain, &selector, &algorithm, &public));
+    let dkim =
+        keys.into_iter().map(|(selector, algorithm, public)| dkim::record(domain, &selector, &algorithm, &public));
     let policies = [
         txt(domain.to_string(), "v=spf1 mx -all".into()),
         txt(format!("_dmarc.{domain}"), format!("v=DMARC1; p=reject; rua=mailto:postmaster@{domain}")),

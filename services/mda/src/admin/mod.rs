@@ -18,7 +18,19 @@ use std::sync::Arc;
 
 use address::{Address, Domain};
 use proto::admin::{
-    Account, Alias, ChangeGroupRequest, ChangeQueueRequest, ChangeQueueResponse, CreateAccountRequest, CreateAppPasswordRequest, CreateAppPasswordResponse, CreateDomainRequest, CreateTenantRequest, DeleteAccountRequest, DeleteAccountResponse, DeleteAliasRequest, DeleteAliasResponse, DeleteAppPasswordRequest, DeleteAppPasswordResponse, DeleteDomainRequest, DeleteDomainResponse, DeleteTenantRequest, DeleteTenantResponse, DkimKeys, Domain as DomainAnswer, ExportTenantRequest, ExportTenantResponse, GetDomainRequest, ListAccountsRequest, ListAccountsResponse, ListAliasesRequest, ListAliasesResponse, ListAppPasswordsRequest, ListAppPasswordsResponse, ListDkimKeysRequest, ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest, ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse, ListReportsRequest, ListReportsResponse, ListTenantsRequest, ListTenantsResponse, PauseDestinationRequest, PauseDestinationResponse, PrepareMailboxRequest, PrepareMailboxResponse, RemoveDkimKeyRequest, ResumeDestinationRequest, ResumeDestinationResponse, RotateDkimRequest, SetAccountDisabledRequest, SetAliasRequest, SetDmarcOverrideRequest, SetDmarcOverrideResponse, SetPasswordRequest, SetPop3Request, SetQuotaRequest, SetSendOnlyRequest, SetSendingLimitRequest, SetTenantQuotaRequest, Tenant, admin_server,
+    Account, Alias, ChangeGroupRequest, ChangeQueueRequest, ChangeQueueResponse, CreateAccountRequest,
+    CreateAppPasswordRequest, CreateAppPasswordResponse, CreateDomainRequest, CreateTenantRequest,
+    DeleteAccountRequest, DeleteAccountResponse, DeleteAliasRequest, DeleteAliasResponse, DeleteAppPasswordRequest,
+    DeleteAppPasswordResponse, DeleteDomainRequest, DeleteDomainResponse, DeleteTenantRequest, DeleteTenantResponse,
+    DkimKeys, Domain as DomainAnswer, ExportTenantRequest, ExportTenantResponse, GetDomainRequest, ListAccountsRequest,
+    ListAccountsResponse, ListAliasesRequest, ListAliasesResponse, ListAppPasswordsRequest, ListAppPasswordsResponse,
+    ListDkimKeysRequest, ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest,
+    ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse, ListReportsRequest, ListReportsResponse,
+    ListTenantsRequest, ListTenantsResponse, PauseDestinationRequest, PauseDestinationResponse, PrepareMailboxRequest,
+    PrepareMailboxResponse, RemoveDkimKeyRequest, ResumeDestinationRequest, ResumeDestinationResponse,
+    RotateDkimRequest, SetAccountDisabledRequest, SetAliasRequest, SetDmarcOverrideRequest, SetDmarcOverrideResponse,
+    SetPasswordRequest, SetPop3Request, SetQuotaRequest, SetSendOnlyRequest, SetSendingLimitRequest,
+    SetTenantQuotaRequest, Tenant, admin_server,
 };
 use sqlx::PgPool;
 use tokio_stream::wrappers::ReceiverStream;
@@ -78,8 +90,8 @@ fn of_operator<T>(request: Request<T>) -> Result<T, Status> {
 impl admin_server::Admin for Admin {
     async fn create_domain(&self, request: Request<CreateDomainRequest>) -> Result<Response<DomainAnswer>, Status> {
         let request = of_operator(request)?;
-        let answer = domains::create(&self.pool, &self.vault, &domain(&request.name)?, &request.tenant).await?;
-        Ok(Response::new(answer))
+        let domain = domain(&request.name)?;
+        domains::create(&self.pool, &self.vault, &domain, &request.tenant).await.map(Response::new)
     }
 
     async fn get_domain(&self, request: Request<GetDomainRequest>) -> Result<Response<DomainAnswer>, Status> {
@@ -87,7 +99,10 @@ impl admin_server::Admin for Admin {
         domains::get(&self.pool, &domain).await.map(Response::new)
     }
 
-    async fn list_domains(&self, request: Request<ListDomainsRequest>) -> Result<Response<ListDomainsResponse>, Status> {
+    async fn list_domains(
+        &self,
+        request: Request<ListDomainsRequest>,
+    ) -> Result<Response<ListDomainsResponse>, Status> {
         domains::list(&self.pool, &Scope::of(&request)?).await.map(Response::new)
     }
 
@@ -209,7 +224,10 @@ impl admin_server::Admin for Admin {
         tenants::set_quota(&self.pool, of_operator(request)?).await.map(Response::new)
     }
 
-    async fn list_tenants(&self, request: Request<ListTenantsRequest>) -> Result<Response<ListTenantsResponse>, Status> {
+    async fn list_tenants(
+        &self,
+        request: Request<ListTenantsRequest>,
+    ) -> Result<Response<ListTenantsResponse>, Status> {
         of_operator(request)?;
         tenants::list(&self.pool).await.map(Response::new)
     }
@@ -227,7 +245,7 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<ExportTenantRequest>,
     ) -> Result<Response<Self::ExportTenantStream>, Status> {
-        let lines = tenants::export(&self.pool, &of_operator(request)?.name).await?;
+        let lines = tenants::export(&self.pool, &self.vault, &of_operator(request)?.name).await?;
         Ok(Response::new(ReceiverStream::new(lines)))
     }
 
@@ -284,7 +302,7 @@ impl admin_server::Admin for Admin {
     async fn rotate_dkim(&self, request: Request<RotateDkimRequest>) -> Result<Response<DkimKeys>, Status> {
         let rotation = request.get_ref().clone();
         let domain = self.at_domain(request, |r| &r.domain).await?;
-        dkim::rotate(&self.pool, &self.vault, &domain, rotation).await?;
+        dkim::rotate(&self.pool, &self.vault, &domain, &rotation).await?;
         dkim::list(&self.pool, &domain).await.map(Response::new)
     }
 
@@ -307,6 +325,7 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<ListReportsRequest>,
     ) -> Result<Response<ListReportsResponse>, Status> {
-        dmarc::reports(&self.pool, of_operator(request)?).await.map(Response::new)
+        let scope = Scope::of(&request)?;
+        dmarc::reports(&self.pool, request.into_inner(), &scope).await.map(Response::new)
     }
 }

@@ -1,11 +1,19 @@
 //! Tenants: customers whose domains, accounts and limits are kept apart.
 
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use proto::admin::{DeleteTenantResponse, ExportTenantResponse, ListTenantsResponse, SetTenantQuotaRequest, Tenant};
+use serde_json::Value;
 use sqlx::{FromRow, PgPool};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::{database::status, ids};
+use crate::{
+    database::status,
+    ids,
+    vault::{self, Vault},
+};
 
 const MAX_NAME: usize = 64;
 /// Lines on their way to a reader that may be slow.
@@ -127,7 +135,7 @@ const EXPORT: [&str; 5] = [
 
 type Lines = mpsc::Receiver<Result<ExportTenantResponse, Status>>;
 
-pub async fn export(pool: &PgPool, name: &str) -> Result<Lines, Status> {
+pub async fn export(pool: &PgPool, vault: &Arc<Vault>, name: &str) -> Result<Lines, Status> {
     let id: Option<i64> = sqlx::query_scalar("select id from tenants where name = $1")
         .bind(name)
         .fetch_optional(pool)
@@ -135,9 +143,9 @@ pub async fn export(pool: &PgPool, name: &str) -> Result<Lines, Status> {
         .map_err(status)?;
     let id = id.ok_or_else(|| no_tenant(name))?;
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-    let pool = pool.clone();
+    let (pool, vault) = (pool.clone(), vault.clone());
     tokio::spawn(async move {
-        if let Err(e) = lines(&pool, id, &sender).await {
+        if let Err(e) = lines(&pool, &vault, id, &sender).await {
             let _ = sender.send(Err(status(e))).await;
         }
     });
@@ -146,13 +154,15 @@ pub async fn export(pool: &PgPool, name: &str) -> Result<Lines, Status> {
 
 async fn lines(
     pool: &PgPool,
+    vault: &Vault,
     id: i64,
     answers: &mpsc::Sender<Result<ExportTenantResponse, Status>>,
 ) -> Result<(), sqlx::Error> {
     use futures::TryStreamExt as _;
     for part in EXPORT {
-        let mut rows = sqlx::query_scalar(part).bind(id).fetch(pool);
+        let mut rows = sqlx::query_scalar::<_, String>(part).bind(id).fetch(pool);
         while let Some(line) = rows.try_next().await? {
+            let line = with_open_keys(vault, line);
             // The reader is gone: nothing more to do for it.
             if answers.send(Ok(ExportTenantResponse { line })).await.is_err() {
                 return Ok(());
@@ -160,4 +170,19 @@ async fn lines(
         }
     }
     Ok(())
+}
+
+/// Private keys as others can use them; one that cannot be opened stays ciphertext.
+fn with_open_keys(vault: &Vault, line: String) -> String {
+    let Ok(mut value) = serde_json::from_str::<Value>(&line) else { return line };
+    let Some(domain) = value["domain"].as_str().map(str::to_owned) else { return line };
+    for key in value["dkim"].as_array_mut().into_iter().flatten() {
+        let row = vault::dkim_row(&domain, key["selector"].as_str().unwrap_or_default());
+        // Postgres folds base64.
+        let stored: String = key["private_key"].as_str().unwrap_or_default().split_whitespace().collect();
+        if let Some(plain) = STANDARD.decode(stored).ok().and_then(|stored| vault.open(&row, &stored).ok()) {
+            key["private_key"] = STANDARD.encode(plain).into();
+        }
+    }
+    value.to_string()
 }

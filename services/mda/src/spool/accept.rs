@@ -195,8 +195,7 @@ impl Commits {
             }
             Err(e) if !over_quota(&e).is_empty() => {
                 let full = over_quota(&e);
-                let (refused, rest): (Vec<_>, Vec<_>) =
-                    jobs.into_iter().partition(|j| full.contains(&j.work.queue_id));
+                let (refused, rest): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|j| full.contains(&j.work.queue_id));
                 let is_progress = !refused.is_empty();
                 refused.into_iter().for_each(|j| j.finish(Err(Status::permission_denied("over quota"))));
                 if is_progress && !rest.is_empty() {
@@ -284,7 +283,7 @@ with m as (
 ), r as (
     select * from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[],
                          $32::timestamptz[], $36::text[])
-        as r (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until, reverse_path)
+        as r (queue_id, number, recipient, account_id, remote, notify, orcpt, held_until, own_path)
 ), places as materialized (
     select r.queue_id, lower(r.recipient) as recipient, coalesce(a.address, lower(r.remote)) as target,
            coalesce(a.tenant_id, 0) as tenant_id
@@ -330,7 +329,7 @@ with m as (
                             tenant_id, reserved, reverse_path)
     select queue_id, number, recipient, account_id, remote, notify, orcpt, coalesce(held_until, now()),
            coalesce(held_until, now() + make_interval(secs => case when remote is null then $22::float8 else $34::float8 end)),
-           tenant_id, case when has_room is null then 0 when has_room then size else -1 end, d.reverse_path
+           tenant_id, case when has_room is null then 0 when has_room then size else -1 end, own_path
     from d left join reserved using (queue_id, number)
     where (select count(*) from full_up) >= 0
 ), e as materialized (
