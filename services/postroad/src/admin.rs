@@ -259,8 +259,6 @@ enum Group {
 pub(crate) struct Answer {
     pub lines: Vec<String>,
     pub document: Value,
-    lines: Vec<String>,
-    document: Value,
 }
 
 pub async fn run(options: Options) -> anyhow::Result<()> {
