@@ -11,6 +11,17 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
+// A line drawing of one path, 24 by 24.
+export function drawing(path, className) {
+  const space = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  const line = document.createElementNS(space, "path");
+  for (const [name, value] of Object.entries({ viewBox: "0 0 24 24", class: className, "aria-hidden": "true" })) svg.setAttribute(name, value);
+  line.setAttribute("d", path);
+  svg.append(line);
+  return svg;
+}
+
 export function time(ms, withDay = true) {
   if (!ms) return "";
   const date = new Date(ms);

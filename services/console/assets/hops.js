@@ -1,12 +1,13 @@
 // From a message's events to the picture: which hop is where on the way, and how it stands.
 
+// Id, name, and a drawing: pen, door, sorting tray, building, letter box, open letter.
 export const HOPS = [
-  ["mua-out", "Sender", "💻"],
-  ["smtp", "SMTP", "🚪"],
-  ["mta", "MTA / MDA", "📮"],
-  ["mx", "Other site", "🏤"],
-  ["imap", "IMAP", "📬"],
-  ["mua-in", "Receiver", "📖"],
+  ["mua-out", "Sender", "M4 20l1-5L16 4l4 4L9 19zM13 7l4 4"],
+  ["smtp", "SMTP", "M5 21V4h10v17M3 21h18M15 7h4v14M12 12v2"],
+  ["mta", "MTA / MDA", "M3 13l3-8h12l3 8v6H3zM3 13h5l2 3h4l2-3h5"],
+  ["mx", "Other site", "M4 21V9l8-5 8 5v12M2 21h20M9 21v-6h6v6M9 11h.01M15 11h.01"],
+  ["imap", "IMAP", "M3 6h18v12H3zM3 7l9 6 9-6"],
+  ["mua-in", "Receiver", "M3 10l9-6 9 6v10H3zM3 10l9 6 9-6M8 20l4-4 4 4"],
 ];
 
 // Where an event belongs, and what it makes of that hop: lit, wait or stop.

@@ -1,7 +1,7 @@
 // The Email Journey: sends a message, or opens a past one, and shows its way as it happens.
 
 import * as api from "./api.js";
-import { announce, bytes, el, field, submits, tag, time } from "./dom.js";
+import { announce, bytes, drawing, el, field, submits, tag, time } from "./dom.js";
 import { WORDS, hops } from "./hops.js";
 
 let source = null;
@@ -130,7 +130,7 @@ class Picture {
       if (seen.length) item.dataset.lagMs = Math.max(...seen);
       item.firstChild.setAttribute("aria-expanded", String(this.shown === hop.id));
       item.firstChild.replaceChildren(
-        el("span", { class: "mark", "aria-hidden": "true" }, hop.mark), el("span", { class: "name" }, hop.name),
+        drawing(hop.mark, "mark"), el("span", { class: "name" }, hop.name),
         el("span", { class: "unseen" }, WORDS[hop.state]),
         el("span", { class: "what" }, hop.what.length > 90 ? `${hop.what.slice(0, 90)} …` : hop.what), time(hop.at, false));
     });

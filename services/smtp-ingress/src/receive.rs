@@ -263,6 +263,8 @@ fn verdict_event(verdict: &VerifyResponse) -> Event {
         "sealed": !verdict.arc_set.is_empty(),
         "from_domain": verdict.from_domain,
         "reason": verdict.reason,
+        // With the signatures' domains and selectors: whoever asks why can look at their keys.
+        "results": verdict.authentication_results.split_whitespace().collect::<Vec<_>>().join(" "),
     });
     Event {
         name: "verdict".into(),

@@ -42,11 +42,7 @@ pub async fn show(call: Call, _: Nothing, _: Nothing) -> Result<Json<Vec<Record>
             let above = (0..labels.len().saturating_sub(1)).map(|i| labels[i..].join("."));
             names.extend(above.take(4).map(|d| ("DMARC", format!("_dmarc.{}", d.to_lowercase()))));
         }
-        let signatures = detail["signatures"].as_array().into_iter().flatten();
-        names.extend(signatures.filter_map(|s| {
-            let (selector, domain) = (s["selector"].as_str()?, s["domain"].as_str()?);
-            Some(("DKIM", format!("{selector}._domainkey.{domain}").to_lowercase()))
-        }));
+        names.extend(keys(detail["results"].as_str().unwrap_or_default()).into_iter().map(|name| ("DKIM", name)));
     }
     let asked = names.into_iter().take(MAX_NAMES).map(|(mechanism, name)| look_up(app, mechanism, name));
     let mut records: Vec<Record> = futures::future::join_all(asked).await;
@@ -64,6 +60,19 @@ pub async fn show(call: Call, _: Nothing, _: Nothing) -> Result<Json<Vec<Record>
     Ok(Json(records))
 }
 
+/// Names of the keys that `Authentication-Results` speaks of (RFC 8601 §2.7.1): each `header.s` belongs
+/// to the `header.d` of the same result.
+fn keys(results: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for result in results.split(';').filter(|r| r.trim_start().starts_with("dkim=")) {
+        let value = |key: &str| result.split_whitespace().find_map(|word| word.strip_prefix(key));
+        if let (Some(domain), Some(selector)) = (value("header.d="), value("header.s=")) {
+            names.push(format!("{selector}._domainkey.{domain}").to_lowercase());
+        }
+    }
+    names
+}
+
 async fn look_up(app: &App, mechanism: &'static str, name: String) -> Record {
     let version = match mechanism {
         "SPF" => "v=spf1",
@@ -79,5 +88,19 @@ async fn look_up(app: &App, mechanism: &'static str, name: String) -> Record {
             Record { mechanism, name, value: None, error: String::new() }
         }
         Err(error) => Record { mechanism, name, value: None, error: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_signature_names_its_key() {
+        let results = "Authentication-Results: mx.example; spf=pass smtp.mailfrom=a@x.example; \
+                       dkim=pass header.d=X.example header.s=one header.b=abc; dkim=fail (wrong) header.d=y.example; \
+                       dkim=pass header.s=two header.d=z.example; dmarc=pass header.from=x.example";
+        assert_eq!(keys(results), ["one._domainkey.x.example", "two._domainkey.z.example"]);
+        assert_eq!(keys("dkim=none"), [""; 0]);
     }
 }

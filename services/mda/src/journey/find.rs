@@ -49,7 +49,7 @@ struct Criteria {
     limit: i64,
 }
 
-pub(super) async fn find(pool: &PgPool, request: FindRequest) -> Result<Vec<Message>, Status> {
+pub(crate) async fn find(pool: &PgPool, request: FindRequest) -> Result<Vec<Message>, Status> {
     let id = request.id.trim().trim_start_matches('<').trim_end_matches('>').to_owned();
     if [&id, &request.sender, &request.recipient, &request.tenant].iter().all(|c| c.is_empty())
         && (request.since_ms, request.until_ms) == (0, 0)

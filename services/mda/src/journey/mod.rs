@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+pub(crate) use self::find::find;
 use crate::ids;
 
 pub struct Journey {
