@@ -18,3 +18,9 @@ pub const CHUNK: usize = 256 * 1024;
 
 /// No gRPC message is larger: a chunk, or one fetched message of the largest size we accept.
 pub const MAX_GRPC_MESSAGE: usize = 160 * 1024 * 1024;
+
+/// Metadata of a Mailboxes call: the account that asks, when it is not the owner (RFC 4314).
+pub const ACTOR: &str = "postroad-actor";
+
+/// The text of PERMISSION_DENIED when a right is missing, and not room.
+pub const NO_RIGHT: &str = "no right for that";

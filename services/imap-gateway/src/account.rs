@@ -23,6 +23,9 @@ impl Session {
     }
 
     pub(crate) async fn get_quota_root(&mut self, account_id: u64, mailbox: String) -> Outcome {
+        if self.place(account_id, &mailbox).await?.owner != account_id {
+            return Err(Failure::no("NOPERM", "Quotas are their owner's matter."));
+        }
         if self.state_of(account_id, mailbox.clone()).await?.is_none() {
             return Err(Failure::no("NONEXISTENT", "No such mailbox."));
         }
@@ -36,7 +39,7 @@ impl Session {
     }
 
     async fn write_quota(&mut self, account_id: u64) -> Result<(), Failure> {
-        let quota = self.mailboxes().quota(QuotaRequest { account_id }).await?.into_inner();
+        let quota = self.mailboxes().quota(self.asking(QuotaRequest { account_id })).await?.into_inner();
         let storage = (quota.limit_bytes > 0).then(|| {
             format!("STORAGE {} {}", quota.used_bytes.div_ceil(STORAGE_UNIT), quota.limit_bytes / STORAGE_UNIT)
         });
@@ -48,8 +51,13 @@ impl Session {
     }
 
     pub(crate) async fn get_metadata(&mut self, account_id: u64, request: MetadataRequest) -> Outcome {
-        let question = GetMetadataRequest { account_id, mailbox: request.mailbox.clone() };
-        let entries = self.mailboxes().get_metadata(question).await?.into_inner().entries;
+        let place = self.place(account_id, &request.mailbox).await?;
+        let question = GetMetadataRequest { account_id: place.owner, mailbox: place.name };
+        let mut entries = self.mailboxes().get_metadata(self.asking(question)).await?.into_inner().entries;
+        if place.owner != account_id {
+            // What is private is the owner's (RFC 5464 §2.1).
+            entries.retain(|e| e.name.starts_with("/shared/"));
+        }
         let is_asked = |name: &str| {
             request.entries.iter().any(|asked| match (name.strip_prefix(asked.as_str()), request.depth) {
                 (Some(""), _) => true,
@@ -96,9 +104,16 @@ impl Session {
         entries: Vec<(String, Option<Vec<u8>>)>,
     ) -> Outcome {
         let annotation = |(name, value): (String, Option<Vec<u8>>)| Annotation { name, value: value.map(Into::into) };
-        let request =
-            SetMetadataRequest { account_id, mailbox, entries: entries.into_iter().map(annotation).collect() };
-        match self.mailboxes().set_metadata(request).await {
+        let place = self.place(account_id, &mailbox).await?;
+        if place.owner != account_id && entries.iter().any(|(name, _)| !name.starts_with("/shared/")) {
+            return Err(Failure::no("NOPERM", "What is private is the owner's."));
+        }
+        let request = SetMetadataRequest {
+            account_id: place.owner,
+            mailbox: place.name,
+            entries: entries.into_iter().map(annotation).collect(),
+        };
+        match self.mailboxes().set_metadata(self.asking(request)).await {
             Ok(_) => Ok("OK Setmetadata completed.".into()),
             Err(status) if status.code() == Code::OutOfRange => {
                 Err(Failure::no("METADATA MAXSIZE 65536", "Value is too large."))

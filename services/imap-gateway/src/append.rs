@@ -2,14 +2,16 @@
 
 use std::{io, time::Duration};
 
-use imap::{AppendHead, AppendItem, Framed, SequenceSet, UidRanges, respond};
+use imap::{AppendHead, AppendItem, AppendPiece, Framed, SequenceSet, UidRanges, respond};
 use proto::mailboxes::{AppendRequest, AppendResponse, AppendTarget, Flags, Replaced};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tonic::Status;
 
 use crate::{
+    access::Place,
+    catenate::Source,
     failure::{Failure, Outcome},
-    selected::only_gone,
+    selected::{only_gone, slow},
     session::Session,
 };
 
@@ -20,26 +22,24 @@ const LARGEST_REQUEST: usize = 256 * 1024;
 /// An mda that takes nothing for so long is away.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a message ended.
-enum Pumped {
-    /// The command is over.
-    End,
-    /// Another message follows (MULTIAPPEND).
-    Next { message: AppendItem, size: u64, sync: bool },
-}
+/// A literal that is announced: its octets, and whether the client waits to be asked for them.
+pub(crate) type Literal = (u64, bool);
+
+/// What follows a literal, and the next one if there is one.
+type Pumped = (Vec<AppendPiece>, Option<Literal>);
 
 impl Session {
-    /// APPEND, MULTIAPPEND (RFC 3502) and REPLACE (RFC 8508).
-    pub(crate) async fn append(&mut self, head: AppendHead, size: u64, sync: bool) -> Outcome {
-        let replaces = match self.may_append(&head, size).await {
-            Ok(replaces) => replaces,
+    /// APPEND, MULTIAPPEND (RFC 3502), CATENATE (RFC 4469) and REPLACE (RFC 8508).
+    pub(crate) async fn append(&mut self, head: AppendHead, literal: Option<Literal>) -> Outcome {
+        let (place, replaces) = match self.may_append(&head, literal).await {
+            Ok(found) => found,
             Err(failure) => return self.refuse(failure),
         };
-        let mut upload = match Upload::begin(self, &head, replaces).await {
+        let mut upload = match Upload::begin(self, &head, place, replaces).await {
             Ok(upload) => upload,
             Err(failure) => return self.refuse(failure),
         };
-        let answer = match self.pump_all(&mut upload, &head, size, sync).await {
+        let answer = match self.pump_all(&mut upload, &head, literal).await {
             Ok(()) => upload.finish(self.gateway.config.call_timeout() * 3).await,
             Err(Failure::Gone(e)) => return Err(Failure::Gone(e)),
             // The whole message has come, and something after it.
@@ -75,29 +75,42 @@ impl Session {
     }
 
     /// Asked before the client sends its megabytes. The message that is to be replaced, if any.
-    async fn may_append(&mut self, head: &AppendHead, size: u64) -> Result<Option<Replaced>, Failure> {
+    async fn may_append(&mut self, head: &AppendHead, literal: Option<Literal>) -> Result<(Place, Option<Replaced>), Failure> {
         let account_id = self.account.ok_or(Failure::Bad("Log in first."))?;
-        self.may_send(&head.message, size)?;
+        self.may_begin(first(head))?;
+        if let Some((size, _)) = literal {
+            self.may_send(size)?;
+        }
         let replaces = match &head.replaces {
             None => None,
             Some((set, uid)) => Some(self.replaced(set, *uid)?),
         };
-        match self.state_of(account_id, head.mailbox.clone()).await? {
-            Some(_) => Ok(replaces),
+        let place = self.place(account_id, &head.mailbox).await?;
+        if place.owner != account_id {
+            // Who may drop a message into another's mailbox need not see it; mda decides.
+            let is_same = self.selected.as_ref().is_none_or(|s| s.owner == place.owner);
+            if replaces.is_some() && !is_same {
+                return Err(Failure::no("CANNOT", "A replacement stays with the owner."));
+            }
+            return Ok((place, replaces));
+        }
+        match self.state_at(&place).await? {
+            Some(_) => Ok((place, replaces)),
             None => Err(Failure::no("TRYCREATE", "No such mailbox.")),
         }
     }
 
-    fn may_send(&self, message: &AppendItem, size: u64) -> Result<(), Failure> {
+    fn may_begin(&self, message: &AppendItem) -> Result<(), Failure> {
         if message.utf8 && !self.utf8 {
             // RFC 6855 §4.
             return Err(Failure::no("CANNOT", "ENABLE UTF8=ACCEPT first."));
         }
+        Ok(())
+    }
+
+    fn may_send(&self, size: u64) -> Result<(), Failure> {
         if size > self.gateway.config.max_message_size {
             return Err(Failure::no("TOOBIG", "Message is too large."));
-        }
-        if size == 0 {
-            return Err(Failure::no("CANNOT", "Message is empty."));
         }
         Ok(())
     }
@@ -123,6 +136,8 @@ impl Session {
         if self.wire.framer.refuse() {
             return Err(failure);
         }
+        // Nobody reads gigabytes for nothing (RFC 7888 §4).
+        respond::line(&mut self.wire.out, "*", "BYE [TOOBIG] Literal is too large.");
         Err(io::Error::new(io::ErrorKind::InvalidData, "refused message is too large to be skipped").into())
     }
 
@@ -131,39 +146,43 @@ impl Session {
         &mut self,
         upload: &mut Upload,
         head: &AppendHead,
-        mut size: u64,
-        mut sync: bool,
+        literal: Option<Literal>,
     ) -> Result<(), Failure> {
-        let mut message = head.message.clone();
-        let mut is_first = true;
+        // The first message has begun with the call.
+        let mut pieces: Vec<AppendPiece> = head.pieces.iter().skip(1).cloned().collect();
+        let mut literal = literal;
         loop {
-            if !is_first {
-                self.may_send(&message, size)?;
-                upload.push(request(upload.account_id, &head.mailbox, &message, None)).await?;
+            for piece in pieces {
+                match piece {
+                    AppendPiece::Message(message) => {
+                        self.may_begin(&message)?;
+                        upload.is_not_empty()?;
+                        upload.push(request(&upload.place, &message, None)).await?;
+                        upload.sent = 0;
+                    }
+                    AppendPiece::Url(url) => self.pass_url(upload, &url).await?,
+                }
             }
+            let Some((size, sync)) = literal else { return upload.is_not_empty() };
+            self.may_send(upload.sent.saturating_add(size))?;
             self.wire.framer.accept();
             if sync {
                 self.wire.out.extend_from_slice(b"+ Ready for the message.\r\n");
                 self.wire.flush().await?;
             }
-            match self.pump(upload).await? {
-                Pumped::End => return Ok(()),
-                Pumped::Next { message: next, size: next_size, sync: next_sync } => {
-                    (message, size, sync, is_first) = (next, next_size, next_sync, false);
-                }
-            }
+            (pieces, literal) = self.pump(upload).await?;
         }
     }
 
-    /// Hands on one message until its end.
+    /// Hands on one literal until its end.
     async fn pump(&mut self, upload: &mut Upload) -> Result<Pumped, Failure> {
         let patience = self.gateway.config.idle_timeout();
         loop {
             match self.wire.framer.poll() {
                 Framed::Data(content) => upload.send(content).await?,
-                Framed::AppendEnd(Ok(())) => return Ok(Pumped::End),
+                Framed::AppendEnd(Ok(pieces)) => return Ok((pieces, None)),
                 Framed::AppendEnd(Err(e)) => return Err(Failure::Bad(e.text)),
-                Framed::AppendNext { message, size, sync } => return Ok(Pumped::Next { message, size, sync }),
+                Framed::AppendNext { pieces, size, sync } => return Ok((pieces, Some((size, sync)))),
                 Framed::NeedMore => {
                     let read = tokio::time::timeout(patience, self.wire.read_much()).await;
                     read.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "message stopped coming"))??;
@@ -172,14 +191,42 @@ impl Session {
             }
         }
     }
+
+    /// What a URL of CATENATE names goes from store to store, without the client (RFC 4469 §1).
+    async fn pass_url(&mut self, upload: &mut Upload, url: &str) -> Result<(), Failure> {
+        let source = self.source(url).await?;
+        let size = source.len();
+        if size > self.gateway.config.max_message_size.saturating_sub(upload.sent) {
+            return Err(Failure::no("TOOBIG", "Message is too large."));
+        }
+        match source {
+            Source::Held(octets) => upload.send_all(&octets).await,
+            Source::Far { mut answers, .. } => {
+                let timeout = self.gateway.config.call_timeout();
+                while let Some(answer) = tokio::time::timeout(timeout, answers.message()).await.map_err(slow)?? {
+                    upload.send_all(&answer.chunk).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A command begins with a message.
+fn first(head: &AppendHead) -> &AppendItem {
+    const NONE: &AppendItem = &AppendItem { flags: imap::Flags { system: 0, keywords: Vec::new() }, internal_date_ms: None, utf8: false };
+    match head.pieces.first() {
+        Some(AppendPiece::Message(message)) => message,
+        _ => NONE,
+    }
 }
 
 /// The beginning of one message.
-fn request(account_id: u64, mailbox: &str, message: &AppendItem, replaces: Option<Replaced>) -> AppendRequest {
+fn request(place: &Place, message: &AppendItem, replaces: Option<Replaced>) -> AppendRequest {
     let flags = Flags { system: message.flags.system, keywords: message.flags.keywords.clone() };
     let target = AppendTarget {
-        account_id,
-        mailbox: mailbox.to_owned(),
+        account_id: place.owner,
+        mailbox: place.name.clone(),
         flags: Some(flags),
         internal_date_ms: message.internal_date_ms.unwrap_or_default(),
         replaces,
@@ -190,7 +237,9 @@ fn request(account_id: u64, mailbox: &str, message: &AppendItem, replaces: Optio
 
 /// A running call. Dropped before [`Upload::finish`], it breaks off, and `mda` stores nothing.
 struct Upload {
-    account_id: u64,
+    place: Place,
+    /// Octets of the message that is under way.
+    sent: u64,
     /// `None` is the end; a channel that just closes is not.
     chunks: mpsc::Sender<Option<AppendRequest>>,
     /// Nothing when it has ended or been let go.
@@ -198,10 +247,14 @@ struct Upload {
 }
 
 impl Upload {
-    async fn begin(session: &Session, head: &AppendHead, replaces: Option<Replaced>) -> Result<Self, Failure> {
-        let account_id = session.account.ok_or(Failure::Bad("Log in first."))?;
+    async fn begin(
+        session: &Session,
+        head: &AppendHead,
+        place: Place,
+        replaces: Option<Replaced>,
+    ) -> Result<Self, Failure> {
         let (chunks, receiver) = mpsc::channel::<Option<AppendRequest>>(IN_FLIGHT);
-        let first = request(account_id, &head.mailbox, &head.message, replaces);
+        let first = request(&place, first(head), replaces);
         // A stream that ends is a message that is whole, so only an explicit end ends it.
         let requests = futures::stream::unfold(receiver, |mut receiver| async {
             match receiver.recv().await {
@@ -211,13 +264,26 @@ impl Upload {
             }
         });
         let mut uploads = session.gateway.uploads.clone().max_encoding_message_size(LARGEST_REQUEST);
+        let requests = session.asking(requests);
         let call = tokio::spawn(async move { uploads.append(requests).await.map(tonic::Response::into_inner) });
-        let mut upload = Self { account_id, chunks, call: Some(call) };
+        let mut upload = Self { place, sent: 0, chunks, call: Some(call) };
         upload.push(first).await?;
         Ok(upload)
     }
 
+    fn is_not_empty(&self) -> Result<(), Failure> {
+        if self.sent == 0 { Err(Failure::no("CANNOT", "Message is empty.")) } else { Ok(()) }
+    }
+
+    async fn send_all(&mut self, octets: &[u8]) -> Result<(), Failure> {
+        for piece in octets.chunks(LARGEST_REQUEST / 4) {
+            self.send(piece.to_vec()).await?;
+        }
+        Ok(())
+    }
+
     async fn send(&mut self, content: Vec<u8>) -> Result<(), Failure> {
+        self.sent = self.sent.saturating_add(content.len() as u64);
         self.push(AppendRequest { content: content.into(), ..AppendRequest::default() }).await
     }
 

@@ -11,7 +11,12 @@ impl Session {
     /// From `start` up to and without `end` of the message, held whole. The caller holds a permit
     /// of the gateway's `large`, or knows that it is little.
     pub(crate) async fn content(&self, account_id: u64, uid: u32, start: u64, end: u64) -> Result<Vec<u8>, Failure> {
-        let mut answers = self.open_content(account_id, uid, start, end, "").await?;
+        let Some(selected) = &self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
+        let answers = self.open_content(account_id, selected.mailbox_id, uid, start, end, "").await?;
+        self.gathered(answers).await
+    }
+
+    pub(crate) async fn gathered(&self, mut answers: Streaming<ContentResponse>) -> Result<Vec<u8>, Failure> {
         let timeout = self.gateway.config.call_timeout();
         let mut octets = Vec::new();
         while let Some(answer) = tokio::time::timeout(timeout, answers.message()).await.map_err(slow)?? {
@@ -20,18 +25,17 @@ impl Session {
         Ok(octets)
     }
 
-    async fn open_content(
+    pub(crate) async fn open_content(
         &self,
         account_id: u64,
+        mailbox_id: u64,
         uid: u32,
         start: u64,
         end: u64,
         reader: &str,
     ) -> Result<Streaming<ContentResponse>, Failure> {
-        let Some(selected) = &self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
-        let (mailbox_id, reader) = (selected.mailbox_id, reader.to_owned());
-        let request = ContentRequest { account_id, mailbox_id, uid, start, end, reader };
-        Ok(self.mailboxes().content(request).await?.into_inner())
+        let request = ContentRequest { account_id, mailbox_id, uid, start, end, reader: reader.to_owned() };
+        Ok(self.mailboxes().content(self.asking(request)).await?.into_inner())
     }
 
     /// Writes exactly these octets, whose literal is announced already: when they do not come, the
@@ -42,7 +46,8 @@ impl Session {
         if left == 0 {
             return Ok(());
         }
-        let opened = self.open_content(account_id, uid, start, end, "imap").await;
+        let mailbox_id = self.selected.as_ref().map_or(0, |s| s.mailbox_id);
+        let opened = self.open_content(account_id, mailbox_id, uid, start, end, "imap").await;
         let mut answers = opened.map_err(|e| cut(format!("message did not come: {e:?}")))?;
         let timeout = self.gateway.config.call_timeout();
         loop {

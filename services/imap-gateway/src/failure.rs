@@ -11,7 +11,7 @@ pub(crate) type Outcome = Result<String, Failure>;
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// `NO [code] text`.
-    No { code: &'static str, text: Cow<'static, str> },
+    No { code: Cow<'static, str>, text: Cow<'static, str> },
     /// `BAD text`.
     Bad(&'static str),
     /// The client is not there any more, or must not be.
@@ -20,17 +20,24 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub fn no(code: &'static str, text: &'static str) -> Self {
-        Self::No { code, text: text.into() }
+        Self::No { code: code.into(), text: text.into() }
     }
 
     /// For COPY, MOVE and APPEND: a missing target may be created (RFC 9051 §6.4.7).
     pub fn of_target(status: &Status) -> Self {
         match status.code() {
             Code::NotFound | Code::FailedPrecondition => Self::no("TRYCREATE", "No such mailbox."),
+            Code::PermissionDenied if status.message() == proto::NO_RIGHT => status.into(),
             // RFC 9208 §4.4.
             Code::PermissionDenied => Self::no("OVERQUOTA", "Mailbox is full."),
             _ => status.into(),
         }
+    }
+
+    /// For CATENATE: which URL it is (RFC 4469 §4.1).
+    pub fn bad_url(url: &str) -> Self {
+        let url: String = plain(url).replace([']', '"'], "");
+        Self::No { code: format!("BADURL \"{url}\"").into(), text: "There is no such message or part.".into() }
     }
 
     /// For metrics.
@@ -55,7 +62,7 @@ impl From<&Status> for Failure {
             Code::Unauthenticated => Self::no("AUTHENTICATIONFAILED", "Authentication failed."),
             Code::PermissionDenied => Self::no("NOPERM", "Permission denied."),
             Code::OutOfRange => Self::no("TOOBIG", "Message is too large."),
-            _ => Self::No { code: "CANNOT", text: plain(status.message()).into() },
+            _ => Self::No { code: "CANNOT".into(), text: plain(status.message()).into() },
         }
     }
 }
@@ -82,9 +89,9 @@ fn plain(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn code(status: &Status) -> &'static str {
+    fn code(status: &Status) -> String {
         match Failure::from(status) {
-            Failure::No { code, .. } => code,
+            Failure::No { code, .. } => code.into_owned(),
             other => panic!("{other:?}"),
         }
     }
@@ -97,8 +104,12 @@ mod tests {
         assert_eq!(code(&Status::not_found("x")), "NONEXISTENT");
         assert_eq!(code(&Status::already_exists("x")), "ALREADYEXISTS");
         assert_eq!(code(&Status::invalid_argument("x")), "CANNOT");
-        assert!(matches!(Failure::of_target(&Status::not_found("x")), Failure::No { code: "TRYCREATE", .. }));
-        assert!(matches!(Failure::of_target(&Status::unavailable("x")), Failure::No { code: "UNAVAILABLE", .. }));
+        let of_target = |status: &Status| match Failure::of_target(status) {
+            Failure::No { code, .. } => code.into_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of_target(&Status::not_found("x")), "TRYCREATE");
+        assert_eq!(of_target(&Status::unavailable("x")), "UNAVAILABLE");
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Session {
             let all: Vec<u32> = selected.view.uids().iter().copied().filter(|u| uids.contains(*u)).collect();
             uids = UidRanges::from_numbers(partial.of(&all).iter().copied());
         }
-        let (mailbox_id, read_only) = (selected.mailbox_id, selected.read_only);
+        let (mailbox_id, may_see) = (selected.mailbox_id, selected.may_see());
         if uids.is_empty() {
             return Ok("OK Fetch completed.".into());
         }
@@ -131,12 +131,12 @@ impl Session {
             reader: "imap".into(),
         };
         let timeout = self.gateway.config.call_timeout();
-        let mut answers = self.mailboxes().fetch(request).await?.into_inner();
+        let mut answers = self.mailboxes().fetch(self.asking(request)).await?.into_inner();
         let mut trouble = None;
         while let Some(answer) = tokio::time::timeout(timeout, answers.message()).await.map_err(slow)?? {
             let mut messages = answer.messages;
             let mut seen = Vec::new();
-            if wanted.sees && !read_only && trouble.is_none() {
+            if wanted.sees && may_see && trouble.is_none() {
                 match self.see(account_id, mailbox_id, &mut messages).await {
                     Ok(changed) => seen = changed,
                     Err(failure) => trouble = Some(failure),
@@ -195,7 +195,7 @@ impl Session {
             flags: Some(proto::mailboxes::Flags { system: Flags::SEEN, keywords: Vec::new() }),
             unchanged_since: None,
         };
-        let stored = self.mailboxes().store(request).await?.into_inner().messages;
+        let stored = self.mailboxes().store(self.asking(request)).await?.into_inner().messages;
         for now in stored {
             if let Some(selected) = &mut self.selected {
                 selected.know(now.uid, now.modseq);
@@ -364,7 +364,7 @@ fn undecodable(wanted: &Wanted<'_>, message: &Message) -> Option<Failure> {
         .then(|| Failure::no("UNKNOWN-CTE", "A part has an unknown transfer encoding."))
 }
 
-fn spans(structure: &proto::mailboxes::Structure) -> Vec<PartSpan> {
+pub(crate) fn spans(structure: &proto::mailboxes::Structure) -> Vec<PartSpan> {
     let span = |part: &proto::mailboxes::Part| PartSpan {
         section: part.section.clone(),
         header_start: part.header_start,

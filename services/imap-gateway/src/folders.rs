@@ -6,6 +6,7 @@ use proto::mailboxes::{
 };
 
 use crate::{
+    access::{OTHERS, Place},
     failure::{Failure, Outcome},
     session::Session,
 };
@@ -13,15 +14,18 @@ use crate::{
 impl Session {
     pub(crate) async fn create(&mut self, account_id: u64, name: String, special_use: Option<String>) -> Outcome {
         let special_use = special_use.unwrap_or_default();
-        let request = CreateRequest { account_id, name: trimmed(name), special_use };
-        let made = self.mailboxes().create(request).await?.into_inner();
+        let place = self.place(account_id, &trimmed(name)).await?;
+        let request = CreateRequest { account_id: place.owner, name: place.name, special_use };
+        let made = self.mailboxes().create(self.asking(request)).await?.into_inner();
         // RFC 8474 §4.1.
         Ok(format!("OK [MAILBOXID (F{})] Create completed.", made.mailbox_id))
     }
 
     pub(crate) async fn delete(&mut self, account_id: u64, name: String) -> Outcome {
         let is_selected = self.selected.as_ref().is_some_and(|s| s.name == name);
-        self.mailboxes().delete(DeleteRequest { account_id, name }).await?;
+        let place = self.place(account_id, &name).await?;
+        let request = DeleteRequest { account_id: place.owner, name: place.name };
+        self.mailboxes().delete(self.asking(request)).await?;
         if is_selected {
             self.selected = None;
         }
@@ -29,28 +33,41 @@ impl Session {
     }
 
     pub(crate) async fn rename(&mut self, account_id: u64, from: String, to: String) -> Outcome {
-        self.mailboxes().rename(RenameRequest { account_id, from, to: trimmed(to) }).await?;
+        let from = self.place(account_id, &from).await?;
+        let to = self.place(account_id, &trimmed(to)).await?;
+        if from.owner != to.owner {
+            return Err(Failure::no("CANNOT", "A mailbox stays with its owner."));
+        }
+        let request = RenameRequest { account_id: from.owner, from: from.name, to: to.name };
+        self.mailboxes().rename(self.asking(request)).await?;
         Ok("OK Rename completed.".into())
     }
 
     pub(crate) async fn subscribe(&mut self, account_id: u64, name: String, subscribed: bool) -> Outcome {
-        self.mailboxes().subscribe(SubscribeRequest { account_id, name: trimmed(name), subscribed }).await?;
+        let place = self.place(account_id, &trimmed(name)).await?;
+        let request = SubscribeRequest { account_id: place.owner, name: place.name, subscribed };
+        self.mailboxes().subscribe(self.asking(request)).await?;
         Ok(if subscribed { "OK Subscribe completed." } else { "OK Unsubscribe completed." }.into())
     }
 
     pub(crate) async fn list(&mut self, account_id: u64, command: ListCommand) -> Outcome {
         let entries = self.entries(account_id).await?;
         let listed = imap::list::list(&command, &entries, self.utf8_names(), &mut self.wire.out);
-        if let Some(items) = &command.returns.status
-            && !listed.is_empty()
-        {
-            let answer = self
-                .mailboxes()
-                .status(StatusRequest { account_id, names: listed, details: has_details(items) })
-                .await?
-                .into_inner();
-            for named in answer.states {
-                self.write_status(&named.name, &named.state.unwrap_or_default(), items);
+        if let Some(items) = &command.returns.status {
+            let (others, own): (Vec<String>, Vec<String>) = listed.into_iter().partition(|n| n.starts_with(OTHERS));
+            if !own.is_empty() {
+                let request = StatusRequest { account_id, names: own, details: has_details(items) };
+                let answer = self.mailboxes().status(self.asking(request)).await?.into_inner();
+                for named in answer.states {
+                    self.write_status(&named.name, &named.state.unwrap_or_default(), items);
+                }
+            }
+            for name in others {
+                // One that may be seen but not read has no status (RFC 5819 §2).
+                match self.status(account_id, name, items).await {
+                    Err(Failure::Gone(e)) => return Err(Failure::Gone(e)),
+                    _ => continue,
+                }
             }
         }
         Ok("OK List completed.".into())
@@ -66,8 +83,10 @@ impl Session {
         if items.contains(&StatusItem::HighestModSeq) {
             self.condstore = true;
         }
-        let request = StatusRequest { account_id, names: vec![name.clone()], details: has_details(items) };
-        let state = self.mailboxes().status(request).await?.into_inner().states.into_iter().find_map(|n| n.state);
+        let place = self.place(account_id, &name).await?;
+        let request =
+            StatusRequest { account_id: place.owner, names: vec![place.name], details: has_details(items) };
+        let state = self.mailboxes().status(self.asking(request)).await?.into_inner().states.into_iter().find_map(|n| n.state);
         let state = state.ok_or(Failure::no("NONEXISTENT", "No such mailbox."))?;
         self.write_status(&name, &state, items);
         Ok("OK Status completed.".into())
@@ -75,15 +94,17 @@ impl Session {
 
     /// `None` when there is no such mailbox.
     pub(crate) async fn state_of(&self, account_id: u64, name: String) -> Result<Option<MailboxState>, Failure> {
-        let answer = self
-            .mailboxes()
-            .status(StatusRequest { account_id, names: vec![name], details: false })
-            .await?
-            .into_inner();
+        let place = self.place(account_id, &name).await?;
+        self.state_at(&place).await
+    }
+
+    pub(crate) async fn state_at(&self, place: &Place) -> Result<Option<MailboxState>, Failure> {
+        let request = StatusRequest { account_id: place.owner, names: vec![place.name.clone()], details: false };
+        let answer = self.mailboxes().status(self.asking(request)).await?.into_inner();
         Ok(answer.states.into_iter().next().and_then(|named| named.state))
     }
 
-    fn write_status(&mut self, name: &str, state: &MailboxState, items: &[StatusItem]) {
+    pub(crate) fn write_status(&mut self, name: &str, state: &MailboxState, items: &[StatusItem]) {
         let limit = self.gateway.config.max_message_size;
         let value = |item: &StatusItem| match item {
             StatusItem::Messages => state.messages.to_string(),
@@ -104,14 +125,16 @@ impl Session {
     }
 
     async fn entries(&self, account_id: u64) -> Result<Vec<Entry>, Failure> {
-        let answer = self.mailboxes().list(ListRequest { account_id }).await?.into_inner();
+        let answer = self.mailboxes().list(self.asking(ListRequest { account_id })).await?.into_inner();
         let entry = |m: proto::mailboxes::Mailbox| Entry {
             name: m.name,
             special_use: m.special_use,
             subscribed: m.subscribed,
             exists: true,
         };
-        Ok(answer.mailboxes.into_iter().map(entry).collect())
+        let mut entries: Vec<Entry> = answer.mailboxes.into_iter().map(entry).collect();
+        entries.extend(self.shared_entries(account_id).await?);
+        Ok(entries)
     }
 }
 

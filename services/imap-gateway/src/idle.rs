@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// After a lost watch, and between two looks however many wakes there are.
-const RETRY: Duration = Duration::from_secs(5);
-const SETTLE: Duration = Duration::from_millis(50);
+pub(crate) const RETRY: Duration = Duration::from_secs(5);
+pub(crate) const SETTLE: Duration = Duration::from_millis(50);
 
 enum Event {
     Line,
@@ -34,7 +34,10 @@ impl Session {
         let (poll, patience) = (config.poll_interval(), config.idle_timeout());
         let silent_until = tokio::time::Instant::now() + patience;
         let (shutdown, gateway) = (self.shutdown.clone(), self.gateway.clone());
-        let mut watch = self.watch().await;
+        let Some(account) = self.selected.as_ref().map(|s| s.owner).or(self.account) else {
+            return Err(Failure::Bad("Log in first."));
+        };
+        let mut watch = self.watch(account).await;
         // What came between the last command and the watch.
         self.tell().await?;
         let mut told = tokio::time::Instant::now();
@@ -69,7 +72,7 @@ impl Session {
                 Event::WatchLost => watch = None,
                 // The first wake is told at once; those of a burst are gathered.
                 Event::Woken => tokio::time::sleep_until(told + SETTLE).await,
-                Event::Tick if watch.is_none() => watch = self.watch().await,
+                Event::Tick if watch.is_none() => watch = self.watch(account).await,
                 Event::Tick => {}
             }
             self.tell().await?;
@@ -77,9 +80,9 @@ impl Session {
         }
     }
 
-    async fn watch(&self) -> Option<Streaming<WatchResponse>> {
-        let account_id = self.account?;
-        match self.mailboxes().watch(WatchRequest { account_id }).await {
+    /// What happens to an account's mailboxes.
+    pub(crate) async fn watch(&self, account_id: u64) -> Option<Streaming<WatchResponse>> {
+        match self.mailboxes().watch(self.asking(WatchRequest { account_id })).await {
             Ok(answer) => Some(answer.into_inner()),
             Err(status) => {
                 tracing::debug!(rpc.code = ?status.code(), "no watch, polling");
@@ -91,12 +94,15 @@ impl Session {
     /// Changes, if mda has an answer; else there is a next time.
     async fn tell(&mut self) -> Result<(), Failure> {
         only_gone(self.refresh(true).await)?;
+        if let (Some(account_id), true) = (self.account, self.notified.is_some()) {
+            self.tell_notified(account_id).await?;
+        }
         Ok(self.wire.flush().await?)
     }
 }
 
 /// `false` when the watch has ended. Never without a watch.
-async fn next(watch: &mut Option<Streaming<WatchResponse>>) -> bool {
+pub(crate) async fn next(watch: &mut Option<Streaming<WatchResponse>>) -> bool {
     match watch {
         Some(stream) => {
             let answer: Result<Option<WatchResponse>, Status> = stream.message().await;

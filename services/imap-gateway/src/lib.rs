@@ -9,9 +9,11 @@
 //! Peers: `mda`. Invariants: 5 (what `mda` says is told in its order), 8 (bounded by the `imap`
 //! crate's framer), 10 (bytes are passed on as stored).
 
+mod access;
 mod account;
 mod append;
 mod capability;
+mod catenate;
 mod config;
 mod content;
 mod deflate;
@@ -23,6 +25,7 @@ mod idle;
 mod login;
 mod manage;
 mod metrics;
+mod notify;
 mod search;
 mod selected;
 mod session;

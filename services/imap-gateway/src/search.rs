@@ -183,7 +183,7 @@ impl Session {
             reader: String::new(),
         };
         let timeout = self.gateway.config.call_timeout();
-        let mut answers = self.mailboxes().fetch(request).await?.into_inner();
+        let mut answers = self.mailboxes().fetch(self.asking(request)).await?.into_inner();
         let mut hits = Vec::new();
         let (mut done, mut told) = (0usize, Instant::now());
         while let Some(answer) = tokio::time::timeout(timeout, answers.message()).await.map_err(slow)?? {

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imap::{Flags, Qresync, UidRanges, View, respond};
+use imap::{
+    Flags, Qresync, UidRanges, View,
+    respond::{self, Permanent},
+};
 use proto::mailboxes::{ChangesRequest, ChangesResponse, ExpungeRequest, Message, SelectRequest, UidRange};
 
 use crate::{
@@ -18,6 +21,10 @@ use crate::{
 const STALE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Selected {
+    /// Whose it is.
+    pub owner: u64,
+    /// What may be done in it (RFC 4314).
+    pub rights: String,
     pub mailbox_id: u64,
     pub name: String,
     pub read_only: bool,
@@ -46,8 +53,17 @@ impl Selected {
             self.keywords.entry(keyword.to_ascii_lowercase()).or_insert_with(|| keyword.clone());
         }
         if self.keywords.len() > before {
-            respond::flag_lists(out, &self.known_keywords(), self.read_only);
+            respond::flag_lists(out, &self.known_keywords(), self.permanent());
         }
+    }
+
+    fn permanent(&self) -> Permanent {
+        if self.read_only { Permanent::NONE } else { Permanent::by(&self.rights) }
+    }
+
+    /// Whether reading a message may set \\Seen.
+    pub fn may_see(&self) -> bool {
+        !self.read_only && self.rights.contains('s')
     }
 
     fn known_keywords(&self) -> Vec<String> {
@@ -110,8 +126,13 @@ impl Session {
             respond::line(&mut self.wire.out, "*", "OK [CLOSED] Previous mailbox is closed.");
         }
         let timeout = self.gateway.config.call_timeout();
-        let request = SelectRequest { account_id, name: name.clone(), claim_recent: !read_only && !self.rev2 };
-        let mut answers = self.mailboxes().select(request).await?.into_inner();
+        let place = self.place(account_id, &name).await?;
+        let rights = self.rights(account_id, &place).await?;
+        // RFC 4314 §4: who may change nothing has it read-only.
+        let read_only = read_only || !rights.contains(['i', 's', 'w', 't', 'e']);
+        let claim_recent = !read_only && !self.rev2 && place.owner == account_id;
+        let request = SelectRequest { account_id: place.owner, name: place.name, claim_recent };
+        let mut answers = self.mailboxes().select(self.asking(request)).await?.into_inner();
         let mut state = None;
         let (mut uids, mut keywords, mut first_recent) = (Vec::new(), Vec::new(), 0);
         while let Some(answer) = tokio::time::timeout(timeout, answers.message()).await.map_err(slow)?? {
@@ -125,6 +146,8 @@ impl Session {
         }
         let state = state.ok_or(Failure::no("UNAVAILABLE", "Temporary failure, try again later."))?;
         let mut selected = Selected {
+            owner: place.owner,
+            rights,
             mailbox_id: state.mailbox_id,
             name,
             read_only,
@@ -138,7 +161,7 @@ impl Session {
         selected.add_recent(first_recent);
         let utf8 = self.utf8_names();
         let out = &mut self.wire.out;
-        respond::flag_lists(out, &selected.known_keywords(), read_only);
+        respond::flag_lists(out, &selected.known_keywords(), selected.permanent());
         respond::numbered(out, selected.view.exists(), "EXISTS");
         if self.rev2 {
             respond::list(out, "LIST", &[], &selected.name, utf8, false);
@@ -152,7 +175,7 @@ impl Session {
         respond::line(out, "*", format_args!("OK [MAILBOXID (F{})] Unique.", state.mailbox_id));
         self.selected = Some(selected);
         if let Some(qresync) = qresync.filter(|q| q.uid_validity == state.uid_validity) {
-            self.resynchronize(account_id, &qresync).await?;
+            self.resynchronize(place.owner, &qresync).await?;
         }
         Ok(if read_only { "OK [READ-ONLY] Examine completed." } else { "OK [READ-WRITE] Select completed." }.into())
     }
@@ -179,15 +202,16 @@ impl Session {
     pub(crate) async fn changes(&self, account_id: u64, since_modseq: u64) -> Result<ChangesResponse, Failure> {
         let Some(selected) = &self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
         let request = ChangesRequest { account_id, mailbox_id: selected.mailbox_id, since_modseq, claim_recent: false };
-        Ok(self.mailboxes().changes(request).await?.into_inner())
+        Ok(self.mailboxes().changes(self.asking(request)).await?.into_inner())
     }
 
     /// CLOSE expunges without telling (RFC 9051 §6.4.2).
     pub(crate) async fn close(&mut self, account_id: u64) -> Outcome {
         let Some(selected) = &self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
-        if !selected.read_only {
+        // Without the right CLOSE closes all the same (RFC 4314 §4).
+        if !selected.read_only && selected.rights.contains('e') {
             let request = ExpungeRequest { account_id, mailbox_id: selected.mailbox_id, ..ExpungeRequest::default() };
-            self.mailboxes().expunge(request).await?;
+            self.mailboxes().expunge(self.asking(request)).await?;
         }
         self.selected = None;
         Ok("OK Close completed.".into())
@@ -210,19 +234,18 @@ impl Session {
     /// Asks what has changed and tells the client. Without `may_expunge` what vanished stays for
     /// later.
     pub(crate) async fn refresh(&mut self, may_expunge: bool) -> Result<(), Failure> {
-        let Some(account_id) = self.account else { return Ok(()) };
         let (rev2, by_uid) = (self.rev2, self.by_uid());
         let Some(selected) = &self.selected else { return Ok(()) };
         let request = ChangesRequest {
-            account_id,
+            account_id: selected.owner,
             mailbox_id: selected.mailbox_id,
             since_modseq: selected.since,
-            claim_recent: !selected.read_only && !rev2,
+            claim_recent: !selected.read_only && !rev2 && self.account == Some(selected.owner),
         };
-        let answer = match self.mailboxes().changes(request).await {
+        let answer = match self.mailboxes().changes(self.asking(request)).await {
             Ok(answer) => answer.into_inner(),
             Err(status) if status.code() == tonic::Code::NotFound => {
-                // Deleted by another session: nothing that this one holds is true any more.
+                // Deleted by another session, or not ours to read any more: nothing that this one holds is true.
                 respond::line(&mut self.wire.out, "*", "BYE Selected mailbox was deleted.");
                 return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "selected mailbox was deleted").into());
             }

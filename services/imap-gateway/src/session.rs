@@ -13,7 +13,9 @@ use crate::{
     Gateway,
     capability::{State, capabilities},
     failure::{Failure, Outcome},
+    idle::{RETRY, SETTLE, next},
     metrics::Counted,
+    notify::Notified,
     selected::{Selected, only_gone},
     wire::Wire,
 };
@@ -34,6 +36,8 @@ pub(crate) struct Session {
     pub channel_binding: Option<[u8; 32]>,
     pub account: Option<u64>,
     pub selected: Option<Selected>,
+    /// NOTIFY SET was given.
+    pub notified: Option<Box<Notified>>,
     /// A CONDSTORE enabling command was given (RFC 7162 §3.1).
     pub condstore: bool,
     /// ENABLE IMAP4rev2 was given (RFC 9051 §6.3.1).
@@ -71,6 +75,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, connection: Connection) {
         channel_binding: tls.and_then(|info| info.channel_binding),
         account: None,
         selected: None,
+        notified: None,
         condstore: false,
         rev2: false,
         qresync: false,
@@ -111,7 +116,7 @@ impl Session {
                     let tag = head.tag.clone();
                     let name = if head.replaces.is_some() { "REPLACE" } else { "APPEND" };
                     let span = info_span!("imap.command", imap.command = name, account.id = self.account);
-                    let outcome = self.append(head, size, sync).instrument(span).await;
+                    let outcome = self.append(head, Some((size, sync))).instrument(span).await;
                     self.complete(&tag, name, outcome)?;
                     Next::GoOn
                 }
@@ -146,21 +151,60 @@ impl Session {
         }
     }
 
-    /// Until the client says more.
+    /// Until the client says more, or there is something to tell that it asked for (NOTIFY).
     async fn wait(&mut self) -> io::Result<Next> {
-        self.wire.flush().await?;
         let config = &self.gateway.config;
         let patience = if self.account.is_some() { config.idle_timeout() } else { config.login_timeout() };
-        self.wire.rest();
-        let leaving = leaving(self.shutdown.clone(), &mut self.leave_at, self.gateway.clone());
-        tokio::select! {
-            biased;
-            () = leaving => Ok(self.bye("[UNAVAILABLE] Server is shutting down.")),
-            read = tokio::time::timeout(patience, self.wire.read()) => match read {
-                Ok(read) => read.map(|()| Next::GoOn),
-                // RFC 9051 §5.4.
-                Err(_) => Ok(self.bye("Autologout; idle for too long.")),
-            },
+        let poll = config.poll_interval();
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            self.tell_due().await?;
+            self.wire.flush().await?;
+            self.wire.rest();
+            let leaving = leaving(self.shutdown.clone(), &mut self.leave_at, self.gateway.clone());
+            let notified = async {
+                match &mut self.notified {
+                    None => std::future::pending().await,
+                    Some(notified) => {
+                        let pause = if notified.watch.is_some() { poll } else { RETRY };
+                        if let Ok(false) = tokio::time::timeout(pause, next(&mut notified.watch)).await {
+                            notified.watch = None;
+                        }
+                        notified.is_due = true;
+                        // The first wake is told at once; those of a burst are gathered.
+                        tokio::time::sleep_until(notified.told + SETTLE).await;
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = leaving => return Ok(self.bye("[UNAVAILABLE] Server is shutting down.")),
+                read = tokio::time::timeout_at(until, self.wire.read()) => return match read {
+                    Ok(read) => read.map(|()| Next::GoOn),
+                    // RFC 9051 §5.4.
+                    Err(_) => Ok(self.bye("Autologout; idle for too long.")),
+                },
+                () = notified => {}
+            }
+        }
+    }
+
+    /// Not in the middle of a command, whose sequence numbers would mean something else then.
+    async fn tell_due(&mut self) -> io::Result<()> {
+        let Some(account) = self.account else { return Ok(()) };
+        let is_due = self.notified.as_ref().is_some_and(|n| n.is_due);
+        if !is_due || !self.wire.framer.is_between() {
+            return Ok(());
+        }
+        if self.notified.as_ref().is_some_and(|n| n.watch.is_none()) {
+            let watch = self.watch(account).await;
+            if let Some(notified) = &mut self.notified {
+                notified.watch = watch;
+            }
+        }
+        match self.tell_notified(account).await {
+            Err(Failure::Gone(e)) => Err(e),
+            _ => Ok(()),
         }
     }
 
@@ -250,7 +294,7 @@ impl Session {
         match body {
             CommandBody::Enable(names) => self.enable(&names),
             CommandBody::Namespace => {
-                self.wire.out.extend_from_slice(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n");
+                self.wire.out.extend_from_slice(b"* NAMESPACE ((\"\" \"/\")) ((\"Other Users/\" \"/\")) NIL\r\n");
                 Ok("OK Namespace completed.".into())
             }
             CommandBody::Create { mailbox, special_use } => self.create(account, mailbox, special_use).await,
@@ -266,6 +310,14 @@ impl Session {
                 self.condstore |= condstore;
                 self.select(account, mailbox, read_only, qresync).await
             }
+            CommandBody::Append(head) => self.append(head, None).await,
+            CommandBody::SetAcl { mailbox, identifier, mode, rights } => {
+                self.set_acl(account, &mailbox, identifier, mode, rights).await
+            }
+            CommandBody::GetAcl(mailbox) => self.get_acl(account, mailbox).await,
+            CommandBody::ListRights { mailbox, identifier } => self.list_rights(account, mailbox, identifier).await,
+            CommandBody::MyRights(mailbox) => self.my_rights(account, mailbox).await,
+            CommandBody::Notify(notify) => self.notify(account, notify).await,
             CommandBody::Compress => Err(Failure::no("COMPRESSIONACTIVE", "Compression is active already.")),
             CommandBody::Unauthenticate => self.unauthenticate(),
             CommandBody::GetQuota(root) => self.get_quota(account, &root).await,
@@ -273,14 +325,13 @@ impl Session {
             CommandBody::GetMetadata(request) => self.get_metadata(account, request).await,
             CommandBody::SetMetadata { mailbox, entries } => self.set_metadata(account, mailbox, entries).await,
             CommandBody::Idle => self.idle().await,
-            body => self.execute_selected(account, tag, body).await,
+            body => self.execute_selected(tag, body).await,
         }
     }
 
-    async fn execute_selected(&mut self, account: u64, tag: &str, body: CommandBody) -> Outcome {
-        if self.selected.is_none() {
-            return Err(Failure::Bad("Select a mailbox first."));
-        }
+    async fn execute_selected(&mut self, tag: &str, body: CommandBody) -> Outcome {
+        let Some(selected) = &self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
+        let account = selected.owner;
         if self.uid_only && names_by_sequence(&body) {
             return Err(Failure::Bad(UID_REQUIRED));
         }
@@ -351,7 +402,7 @@ impl Session {
 
     /// As after the greeting, but for TLS and compression (RFC 8437 §3).
     fn unauthenticate(&mut self) -> Outcome {
-        (self.account, self.counted, self.selected) = (None, None, None);
+        (self.account, self.counted, self.selected, self.notified) = (None, None, None, None);
         (self.condstore, self.qresync, self.rev2, self.utf8, self.uid_only) = (false, false, false, false, false);
         self.wire.framer.set_names(Names::Utf7);
         Ok("OK Unauthenticate completed.".into())

@@ -47,7 +47,7 @@ impl Session {
             flags: Some(proto::mailboxes::Flags { system: change.flags.system, keywords: change.flags.keywords }),
             unchanged_since: change.unchanged_since,
         };
-        let answer = self.mailboxes().store(request).await?.into_inner();
+        let answer = self.mailboxes().store(self.asking(request)).await?.into_inner();
         let uid_only = self.uid_only;
         let Some(selected) = &mut self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
         let out = &mut self.wire.out;
@@ -100,8 +100,16 @@ impl Session {
         if uids.is_empty() {
             return Ok(format!("OK {done}"));
         }
-        let request = CopyRequest { account_id, mailbox_id, uids: to_proto(&uids), target, r#move: remove };
-        let answer = self.mailboxes().copy(request).await.map_err(|s| Failure::of_target(&s))?.into_inner();
+        let place = self.place(self.account.unwrap_or(account_id), &target).await?;
+        let request = CopyRequest {
+            account_id,
+            mailbox_id,
+            uids: to_proto(&uids),
+            target: place.name,
+            r#move: remove,
+            target_account_id: place.owner,
+        };
+        let answer = self.mailboxes().copy(self.asking(request)).await.map_err(|s| Failure::of_target(&s))?.into_inner();
         if answer.source_uids.is_empty() {
             return Ok(format!("OK {done}"));
         }
@@ -136,7 +144,7 @@ impl Session {
             return Ok("OK Expunge completed.".into());
         }
         let request = ExpungeRequest { account_id, mailbox_id, uids: to_proto(&uids), regardless: false };
-        let answer = self.mailboxes().expunge(request).await?.into_inner();
+        let answer = self.mailboxes().expunge(self.asking(request)).await?.into_inner();
         let by_uid = self.by_uid();
         let Some(selected) = &mut self.selected else { return Err(Failure::Bad("Select a mailbox first.")) };
         for range in &answer.expunged {

@@ -93,6 +93,23 @@ pub enum CommandBody {
         silent: bool,
         flags: Flags,
     },
+    /// APPEND or REPLACE of URLs alone (RFC 4469), so without any literal.
+    Append(AppendHead),
+    /// RFC 4314 §3: rights in their order, `mode` as that of flags. DELETEACL sets none.
+    SetAcl {
+        mailbox: String,
+        identifier: String,
+        mode: StoreMode,
+        rights: String,
+    },
+    GetAcl(String),
+    ListRights {
+        mailbox: String,
+        identifier: String,
+    },
+    MyRights(String),
+    /// RFC 5465 §3.
+    Notify(crate::notify::Notify),
     /// COMPRESS DEFLATE (RFC 4978).
     Compress,
     /// RFC 8437.
@@ -147,6 +164,13 @@ impl CommandBody {
             Self::Search(_) => "SEARCH",
             Self::Sort { .. } => "SORT",
             Self::Thread { .. } => "THREAD",
+            Self::Append(head) if head.replaces.is_none() => "APPEND",
+            Self::Append(_) => "REPLACE",
+            Self::SetAcl { .. } => "SETACL",
+            Self::GetAcl(_) => "GETACL",
+            Self::ListRights { .. } => "LISTRIGHTS",
+            Self::MyRights(_) => "MYRIGHTS",
+            Self::Notify(_) => "NOTIFY",
             Self::Compress => "COMPRESS",
             Self::Unauthenticate => "UNAUTHENTICATE",
             Self::GetQuota(_) => "GETQUOTA",
@@ -161,17 +185,27 @@ impl CommandBody {
     }
 }
 
-/// APPEND or REPLACE up to the first message itself, which the framer hands on in pieces.
+/// APPEND or REPLACE up to its first literal, which the framer hands on in pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppendHead {
     pub tag: String,
     pub mailbox: String,
     /// The message that a REPLACE is about (RFC 8508), and whether by its UID.
     pub replaces: Option<(SequenceSet, bool)>,
-    pub message: AppendItem,
+    /// Begins with a message; a literal that follows belongs to the last one.
+    pub pieces: Vec<AppendPiece>,
 }
 
-/// What is said of one message to be appended; MULTIAPPEND (RFC 3502) has several.
+/// What stands between the literals of an APPEND.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppendPiece {
+    /// A message begins; MULTIAPPEND (RFC 3502) has several.
+    Message(AppendItem),
+    /// The message goes on with what an URL names (RFC 4469).
+    Url(String),
+}
+
+/// What is said of one message to be appended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AppendItem {
     pub flags: Flags,

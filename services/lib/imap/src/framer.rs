@@ -5,9 +5,10 @@
 //! when its size is announced, so that it costs nothing.
 
 use crate::{
-    command::{AppendHead, AppendItem},
+    command::{AppendHead, AppendPiece},
     cursor::Names,
-    parser::{ParseError, parse_append_head, parse_append_next, tag_of},
+    parse_append::{Ends, Inside, append_head, append_next},
+    parser::{ParseError, tag_of},
 };
 
 /// Octets of one command with its literals, without an appended message.
@@ -32,10 +33,11 @@ pub enum Framed {
     Append { head: AppendHead, size: u64, sync: bool },
     /// Octets of the accepted message, in order.
     Data(Vec<u8>),
-    /// The message is whole and another one follows (MULTIAPPEND); answer as for `Append`.
-    AppendNext { message: AppendItem, size: u64, sync: bool },
-    /// The APPEND is over; `Err` when something other than the line end followed the message.
-    AppendEnd(Result<(), ParseError>),
+    /// The literal is whole and another one follows, after these (MULTIAPPEND, CATENATE); answer as
+    /// for `Append`.
+    AppendNext { pieces: Vec<AppendPiece>, size: u64, sync: bool },
+    /// The APPEND is over, with what follows its last literal; `Err` when that makes no sense.
+    AppendEnd(Result<Vec<AppendPiece>, ParseError>),
     /// A command over the bounds was dropped: answer its tag with BAD.
     TooLarge { tag: Option<String> },
     /// What comes cannot be followed any more: BYE.
@@ -57,8 +59,8 @@ pub struct Framer {
     command: Vec<u8>,
     state: State,
     names: Names,
-    /// The message that comes is in parentheses (RFC 6855 §4).
-    in_parentheses: bool,
+    /// Where the message's literal stands.
+    inside: Inside,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +117,11 @@ impl Framer {
         if self.command.is_empty() {
             self.command = Vec::new();
         }
+    }
+
+    /// Whether no command has begun: then anything may be told (RFC 5465 §5).
+    pub fn is_between(&self) -> bool {
+        self.state == State::Line && self.command.is_empty() && self.pending().is_empty()
     }
 
     /// Throws away what came before TLS: anybody could have put it there (RFC 9051 §11.1).
@@ -232,9 +239,9 @@ impl Framer {
         let text = head_line.strip_suffix(b"~").unwrap_or(head_line);
         let mut head = self.command.clone();
         head.extend_from_slice(text);
-        if let Ok(head) = parse_append_head(&head, self.names) {
+        if let Ok((head, inside)) = append_head(&head, self.names) {
             self.command.clear();
-            self.in_parentheses = head.message.utf8;
+            self.inside = inside;
             self.state = State::Offered { size: literal.size, sync: literal.sync };
             return Some(Framed::Append { head, size: literal.size, sync: literal.sync });
         }
@@ -254,29 +261,28 @@ impl Framer {
     }
 
     fn message_tail(&mut self, line: &[u8]) -> Framed {
-        let wrong = |text| Framed::AppendEnd(Err(ParseError { tag: None, text }));
-        let rest = if self.in_parentheses { line.strip_prefix(b")") } else { Some(line) };
         let literal = literal_at_end(line);
-        if let (Some(b""), None) = (rest, literal) {
-            self.state = State::Line;
-            return Framed::AppendEnd(Ok(()));
-        }
-        let next = literal.zip(rest).and_then(|(literal, rest)| {
-            let text = rest.get(..literal.at.checked_sub(line.len() - rest.len())?)?;
-            let message = parse_append_next(text.strip_suffix(b"~").unwrap_or(text), self.names).ok()?;
-            Some((message, literal))
-        });
-        if let Some((message, Literal { size, sync, .. })) = next {
-            self.in_parentheses = message.utf8;
-            self.state = State::Offered { size, sync };
-            return Framed::AppendNext { message, size, sync };
+        let text = literal.and_then(|l| line.get(..l.at)).unwrap_or(line);
+        // BINARY's literal8, as at the beginning.
+        let text = if literal.is_some() { text.strip_suffix(b"~").unwrap_or(text) } else { text };
+        match (append_next(text, self.names, self.inside), literal) {
+            (Ok((pieces, Ends::Complete)), None) => {
+                self.state = State::Line;
+                return Framed::AppendEnd(Ok(pieces));
+            }
+            (Ok((pieces, Ends::BeforeLiteral(inside))), Some(Literal { size, sync, .. })) => {
+                self.inside = inside;
+                self.state = State::Offered { size, sync };
+                return Framed::AppendNext { pieces, size, sync };
+            }
+            _ => {}
         }
         self.state = match literal {
             Some(Literal { size, sync: false, .. }) if size > MAX_SKIPPED_MESSAGE => return Framed::Fatal,
             Some(Literal { size, sync: false, .. }) => State::Skip(size),
             _ => State::Line,
         };
-        wrong("unexpected text after the message")
+        Framed::AppendEnd(Err(ParseError { tag: None, text: "unexpected text after the message" }))
     }
 
     fn give_up(&mut self, next: State) -> Framed {

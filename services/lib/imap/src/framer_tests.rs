@@ -1,4 +1,5 @@
 use super::*;
+use crate::AppendItem;
 
 /// Everything the framer finds in `input`, fed in pieces of `step` octets; messages are accepted.
 fn found(input: &[u8], step: usize) -> Vec<Framed> {
@@ -52,11 +53,11 @@ fn a_message_is_handed_on() {
         tag: "a".into(),
         mailbox: "Sent".into(),
         replaces: None,
-        message: AppendItem {
+        pieces: vec![AppendPiece::Message(AppendItem {
             flags: crate::Flags { system: crate::Flags::SEEN, keywords: vec![] },
             internal_date_ms: Some(0),
             utf8: false,
-        },
+        })],
     };
     let input = b"a APPEND {4+}\r\nSent (\\Seen) \"01-Jan-1970 00:00:00 +0000\" {7}\r\nx: \r\n{9\r\nb NOOP\r\n";
     for step in [1, 5, 1000] {
@@ -65,7 +66,7 @@ fn a_message_is_handed_on() {
             [
                 Framed::Append { head: head.clone(), size: 7, sync: true },
                 Framed::Data(b"x: \r\n{9".to_vec()),
-                Framed::AppendEnd(Ok(())),
+                Framed::AppendEnd(Ok(vec![])),
                 command("b NOOP")
             ]
         );
@@ -81,13 +82,33 @@ fn several_messages_in_one_append() {
     for step in [1, 6, 1000] {
         let all = found(input, step);
         let Framed::Append { head, .. } = &all[0] else { panic!("{all:?}") };
-        assert!(head.replaces.as_ref().is_some_and(|(_, uid)| *uid) && head.message.utf8);
-        assert!(matches!(&all[2], Framed::AppendNext { message, sync: false, .. } if message.flags.system == 1));
-        assert!(matches!(&all[4], Framed::AppendNext { message, size: 2, sync: true } if message.utf8));
-        assert_eq!(&all[6..], [Framed::AppendEnd(Ok(())), command("b NOOP")]);
+        let item = |pieces: &[AppendPiece]| match pieces {
+            [AppendPiece::Message(item)] => item.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert!(head.replaces.as_ref().is_some_and(|(_, uid)| *uid) && item(&head.pieces).utf8);
+        assert!(matches!(&all[2], Framed::AppendNext { pieces, sync: false, .. } if item(pieces).flags.system == 1));
+        assert!(matches!(&all[4], Framed::AppendNext { pieces, size: 2, sync: true } if item(pieces).utf8));
+        assert_eq!(&all[6..], [Framed::AppendEnd(Ok(vec![])), command("b NOOP")]);
     }
     let unclosed = found(b"a APPEND x UTF8 (~{1+}\r\nA\r\nb NOOP\r\n", 9);
     assert!(matches!(&unclosed[2..], [Framed::AppendEnd(Err(_)), Framed::Command(_)]), "{unclosed:?}");
+}
+
+#[test]
+fn a_catenated_message_has_several_literals() {
+    let input = b"a APPEND x CATENATE (URL \"/u\" TEXT {1+}\r\nA URL v TEXT ~{2}\r\nBB URL w) {1+}\r\nC\r\nb NOOP\r\n";
+    for step in [1, 8, 1000] {
+        let all = found(input, step);
+        assert!(matches!(&all[0], Framed::Append { head, .. } if head.pieces.len() == 2));
+        assert!(matches!(&all[2], Framed::AppendNext { pieces, size: 2, sync: true } if pieces == &[AppendPiece::Url("v".into())]));
+        assert!(matches!(&all[4], Framed::AppendNext { pieces, size: 1, .. } if pieces.len() == 2), "{all:?}");
+        assert_eq!(&all[6..], [Framed::AppendEnd(Ok(vec![])), command("b NOOP")]);
+    }
+    let mut framer = Framer::default();
+    assert!(framer.is_between());
+    framer.feed(b"a APPEND x CATENATE (TEXT {1+}\r\n");
+    assert!(!framer.is_between());
 }
 
 #[test]

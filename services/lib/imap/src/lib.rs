@@ -5,7 +5,7 @@
 //!   ESEARCH (RFC 4731), SEARCHRES (RFC 5182), LIST-EXTENDED (RFC 5258), LIST-STATUS (RFC 5819),
 //!   SPECIAL-USE (RFC 6154), BINARY's FETCH (RFC 3516), MULTIAPPEND (RFC 3502), REPLACE
 //!   (RFC 8508), SORT and THREAD (RFC 5256), PARTIAL (RFC 9394), METADATA (RFC 5464), QUOTA
-//!   (RFC 9208), ID, ENABLE, IDLE and NAMESPACE;
+//!   (RFC 9208), CATENATE (RFC 4469), NOTIFY (RFC 5465), ACL (RFC 4314), ID, ENABLE, IDLE and NAMESPACE;
 //! - [`sort`] and [`thread`] put messages in order;
 //! - [`structure`], [`section`] and [`respond`] write what the server says;
 //! - [`View`] is the selected mailbox as this client knows it: sequence numbers are its matter;
@@ -21,6 +21,9 @@ mod flags;
 mod framer;
 pub mod list;
 mod mailbox_name;
+pub mod notify;
+mod parse_acl;
+mod parse_append;
 mod parse_fetch;
 mod parse_metadata;
 mod parse_search;
@@ -33,10 +36,11 @@ mod sequence;
 pub mod sort;
 pub mod structure;
 pub mod thread;
+mod url;
 mod view;
 
 pub use command::{
-    AppendHead, AppendItem, Command, CommandBody, FetchItem, ListCommand, ListReturn, ListSelect, MetadataRequest,
+    AppendHead, AppendItem, AppendPiece, Command, CommandBody, FetchItem, ListCommand, ListReturn, ListSelect, MetadataRequest,
     Partial, Qresync, SearchCommand, SearchReturn, StatusItem, StoreMode,
 };
 pub use cursor::Names;
@@ -44,8 +48,11 @@ pub use date::{internal_date, parse_internal_date};
 pub use flags::Flags;
 pub use framer::{Framed, Framer, LineTooLong, MAX_COMMAND, MAX_LITERAL};
 pub use mailbox_name::{decode_utf7, encode_utf7};
-pub use parser::{ParseError, parse, parse_append_head, tag_of};
+pub use parse_acl::{RIGHTS, shown_rights};
+pub use parse_append::parse_append_head;
+pub use parser::{ParseError, parse, tag_of};
 pub use pattern::matches_pattern;
 pub use section::{Section, SectionText};
 pub use sequence::{Bound, SequenceSet, UidRanges};
+pub use url::MessageUrl;
 pub use view::View;

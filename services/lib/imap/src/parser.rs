@@ -3,13 +3,12 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{
-    command::{
-        AppendHead, AppendItem, Command, CommandBody, ListCommand, ListReturn, ListSelect, Qresync, StatusItem,
-        StoreMode,
-    },
+    command::{Command, CommandBody, ListCommand, ListReturn, ListSelect, Qresync, StatusItem, StoreMode},
     cursor::{Cursor, Names, Result, is_atom_char},
-    date::parse_internal_date,
     flags::Flags,
+    notify::notify,
+    parse_acl::acl,
+    parse_append::append_of_urls,
     parse_fetch::{fetch_items, fetch_modifiers},
     parse_metadata::{get_metadata, set_metadata},
     parse_search::{search, sort, thread},
@@ -32,64 +31,10 @@ pub struct ParseError {
 pub fn parse(text: &[u8], names: Names) -> std::result::Result<Command, ParseError> {
     let mut cursor = Cursor::new(text, names);
     let tag = tag(&mut cursor).map_err(|text| ParseError { tag: None, text })?;
-    match body(&mut cursor).and_then(|body| cursor.end().map(|()| body)) {
+    match body(&mut cursor, &tag).and_then(|body| cursor.end().map(|()| body)) {
         Ok(body) => Ok(Command { tag, body }),
         Err(text) => Err(ParseError { tag: Some(tag), text }),
     }
-}
-
-/// Reads an APPEND or a REPLACE up to its message (RFC 9051 §6.3.12, RFC 8508 §3); the literal's
-/// announcement is cut off.
-pub fn parse_append_head(text: &[u8], names: Names) -> std::result::Result<AppendHead, ParseError> {
-    let mut cursor = Cursor::new(text, names);
-    let tag = tag(&mut cursor).map_err(|text| ParseError { tag: None, text })?;
-    append_head(&mut cursor, tag.clone()).map_err(|text| ParseError { tag: Some(tag), text })
-}
-
-fn append_head(c: &mut Cursor<'_>, tag: String) -> Result<AppendHead> {
-    let mut name = c.word()?;
-    let uid = name == "UID";
-    if uid {
-        c.space()?;
-        name = c.word()?;
-    }
-    let replaces = match name.as_str() {
-        "APPEND" if !uid => None,
-        "REPLACE" => {
-            c.space()?;
-            Some((c.sequence_set()?, uid))
-        }
-        _ => return Err("not an APPEND"),
-    };
-    c.space()?;
-    let mailbox = c.mailbox()?;
-    c.space()?;
-    Ok(AppendHead { tag, mailbox, replaces, message: append_item(c)? })
-}
-
-/// What follows a message in MULTIAPPEND (RFC 3502): a space, and what is said of the next one.
-pub(crate) fn parse_append_next(text: &[u8], names: Names) -> Result<AppendItem> {
-    let mut c = Cursor::new(text, names);
-    c.space()?;
-    // Python's IMAPClient writes two.
-    c.run(|b| b == b' ');
-    append_item(&mut c)
-}
-
-fn append_item(c: &mut Cursor<'_>) -> Result<AppendItem> {
-    let mut item = AppendItem::default();
-    if c.peek() == Some(b'(') {
-        item.flags = Flags::parse_list(c)?;
-        c.space()?;
-    }
-    if c.peek() == Some(b'"') {
-        let date = c.string()?;
-        item.internal_date_ms = Some(parse_internal_date(&date).ok_or("date-time expected")?);
-        c.space()?;
-    }
-    item.utf8 = c.eat_word("UTF8 (");
-    c.end()?;
-    Ok(item)
 }
 
 /// The tag at the beginning of a command that cannot be read otherwise.
@@ -98,7 +43,7 @@ pub fn tag_of(text: &[u8]) -> Option<String> {
 }
 
 /// A tag and the space after it.
-fn tag(c: &mut Cursor<'_>) -> Result<String> {
+pub(crate) fn tag(c: &mut Cursor<'_>) -> Result<String> {
     let tag = c.run(|b| is_atom_char(b) && b.is_ascii() && b != b'+');
     if tag.is_empty() || tag.len() > 128 {
         return Err("tag expected");
@@ -107,11 +52,15 @@ fn tag(c: &mut Cursor<'_>) -> Result<String> {
     Ok(String::from_utf8_lossy(tag).into_owned())
 }
 
-fn body(c: &mut Cursor<'_>) -> Result<CommandBody> {
+fn body(c: &mut Cursor<'_>, tag: &str) -> Result<CommandBody> {
     let name = c.word().map_err(|_| "command expected")?;
     if name == "UID" {
         c.space()?;
         let name = c.word().map_err(|_| "command expected")?;
+        if name == "REPLACE" {
+            c.space()?;
+            return append_of_urls(c, tag, &name, true).map(CommandBody::Append);
+        }
         return with_set(c, &name, true);
     }
     let body = match name.as_str() {
@@ -157,10 +106,19 @@ fn body(c: &mut Cursor<'_>) -> Result<CommandBody> {
                     | "GETQUOTAROOT"
                     | "GETMETADATA"
                     | "SETMETADATA"
+                    | "NOTIFY"
+                    | "SETACL"
+                    | "DELETEACL"
+                    | "GETACL"
+                    | "LISTRIGHTS"
+                    | "MYRIGHTS"
             ) {
                 return Err("unknown command");
             }
             c.space()?;
+            if matches!(name.as_str(), "APPEND" | "REPLACE") {
+                return append_of_urls(c, tag, &name, false).map(CommandBody::Append);
+            }
             return with_arguments(c, &name);
         }
     };
@@ -212,8 +170,8 @@ fn with_arguments(c: &mut Cursor<'_>, name: &str) -> Result<CommandBody> {
             c.space()?;
             CommandBody::Status { mailbox, items: status_items(c)? }
         }
-        // Only an APPEND without a literal comes here.
-        "APPEND" | "REPLACE" => return Err("APPEND needs a literal"),
+        "NOTIFY" => CommandBody::Notify(notify(c)?),
+        "SETACL" | "DELETEACL" | "GETACL" | "LISTRIGHTS" | "MYRIGHTS" => acl(c, name)?,
         "COMPRESS" => match c.word()?.as_str() {
             "DEFLATE" => CommandBody::Compress,
             _ => return Err("unknown compression"),

@@ -256,14 +256,11 @@ fn qresync_partial_and_their_kin() {
 }
 
 #[test]
-fn append_heads() {
-    let head = parse_append_head(b"a append INBOX ", Names::Utf7).expect("valid");
-    assert_eq!((head.mailbox.as_str(), head.message.internal_date_ms), ("INBOX", None));
-    assert!(parse_append_head(b"a APPEND INBOX", Names::Utf7).is_err());
-    assert!(parse_append_head(b"a APPEND ", Names::Utf7).is_err());
-    assert!(parse_append_head(b"a APPEND INBOX \"x\" ", Names::Utf7).is_err());
-    assert!(parse_append_head(b"a LOGIN x ", Names::Utf7).is_err());
-    assert_eq!(refused("APPEND INBOX"), "APPEND needs a literal");
+fn appends_without_a_literal() {
+    assert_eq!(refused("APPEND INBOX"), "space expected");
+    assert_eq!(refused("APPEND INBOX (\\Seen) "), "APPEND needs a literal");
+    let CommandBody::Append(head) = body("UID REPLACE 7 INBOX CATENATE (URL \"/x/;UID=1\" URL {2}\r\nab)") else { panic!() };
+    assert_eq!((head.pieces.len(), head.replaces.is_some()), (3, true));
 }
 
 #[test]
@@ -317,6 +314,6 @@ fn garbage_never_panics() {
         let _ = parse(text.as_bytes(), Names::Utf7);
         let bytes: Vec<u8> = (0..40).map(|_| next() as u8).collect();
         let _ = parse(&bytes, Names::Utf8);
-        let _ = parse_append_head(&bytes, Names::Utf7);
+        let _ = crate::parse_append_head(&bytes, Names::Utf7);
     }
 }

@@ -98,19 +98,37 @@ pub fn numbered(out: &mut Vec<u8>, n: u32, name: &str) {
 
 /// `* FLAGS (…)` and `* OK [PERMANENTFLAGS (…)] …` (RFC 9051 §7.1). Without write access nothing
 /// is permanent.
-pub fn flag_lists(out: &mut Vec<u8>, keywords: &[String], read_only: bool) {
+pub fn flag_lists(out: &mut Vec<u8>, keywords: &[String], permanent: Permanent) {
     let all = Flags { system: !Flags::RECENT, keywords: keywords.to_vec() };
     out.extend_from_slice(b"* FLAGS ");
     all.write(out);
     out.extend_from_slice(b"\r\n* OK [PERMANENTFLAGS ");
-    if read_only {
-        out.extend_from_slice(b"()");
-    } else {
-        all.write(out);
+    let kept = if permanent.keywords { keywords.to_vec() } else { Vec::new() };
+    Flags { system: permanent.system & !Flags::RECENT, keywords: kept }.write(out);
+    if permanent.keywords {
         out.pop();
         out.extend_from_slice(b" \\*)");
     }
     out.extend_from_slice(b"] Flags permitted.\r\n");
+}
+
+/// What the client may change for good (RFC 9051 §7.1, PERMANENTFLAGS).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permanent {
+    pub system: u32,
+    pub keywords: bool,
+}
+
+impl Permanent {
+    pub const ALL: Self = Self { system: u32::MAX, keywords: true };
+    pub const NONE: Self = Self { system: 0, keywords: false };
+
+    /// By the rights of RFC 4314 §4, STORE.
+    pub fn by(rights: &str) -> Self {
+        let bit = |right: char, bits: u32| if rights.contains(right) { bits } else { 0 };
+        let system = bit('s', Flags::SEEN) | bit('t', Flags::DELETED) | bit('w', !(Flags::SEEN | Flags::DELETED));
+        Self { system, keywords: rights.contains('w') }
+    }
 }
 
 /// One line of LIST or LSUB. `child_info`: subscribed children of a name that was not itself
@@ -122,6 +140,15 @@ pub fn list(out: &mut Vec<u8>, command: &str, attributes: &[&str], name: &str, u
         out.extend_from_slice(b" (\"CHILDINFO\" (\"SUBSCRIBED\"))");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// LIST of a mailbox that was renamed (RFC 5258 §3.5, RFC 5465 §5.4).
+pub fn list_renamed(out: &mut Vec<u8>, name: &str, old: &str, utf8: bool) {
+    out.extend_from_slice(b"* LIST () \"/\" ");
+    mailbox(out, name, utf8);
+    out.extend_from_slice(b" (\"OLDNAME\" (");
+    mailbox(out, old, utf8);
+    out.extend_from_slice(b"))\r\n");
 }
 
 /// `* STATUS name (…)`.

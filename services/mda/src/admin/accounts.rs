@@ -211,6 +211,14 @@ pub async fn delete(pool: &PgPool, address: &Address) -> Result<DeleteAccountRes
         .await
         .map_err(status)?;
     empty(&mut tx, id, &mailboxes).await.map_err(status)?;
+    sqlx::query(
+        "with rights as (delete from mailbox_rights where grantee_id = $1)
+         delete from shared_subscriptions where account_id = $1",
+    )
+    .bind(id)
+    .execute(&mut *tx)
+    .await
+    .map_err(status)?;
     tx.commit().await.map_err(status)?;
     Ok(DeleteAccountResponse {})
 }

@@ -4,7 +4,7 @@
 //! statement over arrays, one commit.
 
 use chrono::{DateTime, Utc};
-use proto::mailboxes::{AppendRequest, AppendResponse, AppendTarget, Replaced};
+use proto::mailboxes::{AppendRequest, AppendResponse, AppendTarget, Flags, Replaced};
 use sqlx::{FromRow, PgConnection, PgPool};
 use tokio::sync::oneshot;
 use tonic::{Code, Status, Streaming};
@@ -202,10 +202,23 @@ fn outcomes(groups: &[&Group], rows: &[Placed]) -> Vec<Result<AppendResponse, St
 pub async fn append(
     pool: &PgPool,
     batcher: &Batcher<Group>,
+    actor: Option<i64>,
     stream: Streaming<AppendRequest>,
     limit: usize,
 ) -> Result<(u64, AppendResponse), Status> {
-    let Read { target, messages } = read(stream, limit).await?;
+    let Read { target, mut messages } = read(stream, limit).await?;
+    if let Some(allowed) = super::rights::for_append(pool, actor, target.account_id, &target.mailbox).await? {
+        for message in &mut messages {
+            let system = u32::from(message.flags.unsigned_abs());
+            let flags = allowed(&Flags { system, keywords: std::mem::take(&mut message.keywords) });
+            (message.flags, message.keywords) = change::check_flags(&flags)?;
+        }
+    }
+    if let Some(replaced) = &target.replaces {
+        // What REPLACE removes is expunged (RFC 8508 §4).
+        let which = super::Which::Id(replaced.mailbox_id);
+        super::require(pool, actor, target.account_id, which, "te").await?;
+    }
     let bytes = messages.iter().map(|m| m.stored.body.len() + m.stored.header.len()).sum();
     let (answer, answered) = oneshot::channel();
     let group = Group { account_id: account(target.account_id)?, mailbox: target.mailbox, messages, answer };

@@ -23,6 +23,7 @@ const MAX_KEYWORD_LENGTH: usize = 255;
 /// A mailbox under our lock, until the transaction ends.
 #[derive(FromRow)]
 struct Locked {
+    account_id: i64,
     id: i64,
     name: String,
     uid_validity: i64,
@@ -34,15 +35,16 @@ async fn lock(
     tx: &mut PgConnection,
     account_id: i64,
     mailbox_id: i64,
-    and_name: Option<&str>,
+    and: Option<(i64, &str)>,
 ) -> Result<Vec<Locked>, Status> {
     sqlx::query_as(
-        "select id, name, uid_validity, uid_next, highest_modseq from mailboxes
-         where account_id = $1 and (id = $2 or name = $3) order by id for update",
+        "select account_id, id, name, uid_validity, uid_next, highest_modseq from mailboxes
+         where (account_id = $1 and id = $2) or (account_id = $3 and name = $4) order by account_id, id for update",
     )
     .bind(account_id)
     .bind(mailbox_id)
-    .bind(and_name)
+    .bind(and.map(|(account, _)| account))
+    .bind(and.map(|(_, name)| name))
     .fetch_all(tx)
     .await
     .map_err(status)
@@ -201,15 +203,16 @@ pub async fn copy(pool: &PgPool, request: CopyRequest) -> Result<CopyResponse, S
 /// Within the caller's transaction.
 pub async fn copy_in(tx: &mut PgConnection, request: &CopyRequest) -> Result<CopyResponse, Status> {
     let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
-    let locked = lock(&mut *tx, account_id, mailbox_id, Some(&request.target)).await?;
+    let target_account = if request.target_account_id == 0 { account_id } else { account(request.target_account_id)? };
+    let locked = lock(&mut *tx, account_id, mailbox_id, Some((target_account, &request.target))).await?;
     let source = locked.iter().find(|m| m.id == mailbox_id).ok_or_else(|| Status::not_found("no such mailbox"))?;
     let target = locked
         .iter()
-        .find(|m| m.name == request.target)
+        .find(|m| m.account_id == target_account && m.name == request.target)
         .ok_or_else(|| Status::failed_precondition("no such target mailbox"))?;
     let (first, last) = bounds(&request.uids);
-    if !request.r#move {
-        room_for_copy(&mut *tx, account_id, mailbox_id, &first, &last).await?;
+    if !request.r#move || target_account != account_id {
+        room_for_copy(&mut *tx, target_account, (account_id, mailbox_id), &first, &last).await?;
     }
     let copied: Vec<(i64, i64)> = sqlx::query_as(
         "with picked as (
@@ -219,7 +222,7 @@ pub async fn copy_in(tx: &mut PgConnection, request: &CopyRequest) -> Result<Cop
                            where m.uid between r.first and r.last)
          ), copied as (
              insert into messages (account_id, mailbox_id, uid, modseq, content_id, internal_date, size, flags, keywords)
-             select $1, $5, $6 - 1 + k, $7, content_id, internal_date, size, flags, keywords from picked
+             select $8, $5, $6 - 1 + k, $7, content_id, internal_date, size, flags, keywords from picked
              returning size, flags
          ), counted as (
              update mailboxes
@@ -228,7 +231,7 @@ pub async fn copy_in(tx: &mut PgConnection, request: &CopyRequest) -> Result<Cop
                  unseen = unseen + (select count(*) from copied where flags & 1 = 0),
                  deleted = deleted + (select count(*) from copied where flags & 8 <> 0),
                  size = size + (select coalesce(sum(size), 0) from copied)
-             where account_id = $1 and id = $5 and exists (select from picked)
+             where account_id = $8 and id = $5 and exists (select from picked)
          )
          select uid, $6 - 1 + k from picked order by uid",
     )
@@ -239,6 +242,7 @@ pub async fn copy_in(tx: &mut PgConnection, request: &CopyRequest) -> Result<Cop
     .bind(target.id)
     .bind(target.uid_next)
     .bind(target.highest_modseq + 1)
+    .bind(target_account)
     .fetch_all(&mut *tx)
     .await
     .map_err(status)?;
@@ -259,7 +263,7 @@ pub async fn copy_in(tx: &mut PgConnection, request: &CopyRequest) -> Result<Cop
 async fn room_for_copy(
     tx: &mut PgConnection,
     account_id: i64,
-    mailbox_id: i64,
+    (source_account, source): (i64, i64),
     first: &[i64],
     last: &[i64],
 ) -> Result<(), Status> {
@@ -275,15 +279,16 @@ async fn room_for_copy(
     let has_room: bool = sqlx::query_scalar(
         "select coalesce(c.bytes <= r.room_bytes, true) and coalesce(c.messages <= r.room_messages, true)
          from (select coalesce(sum(m.size), 0) as bytes, count(*) as messages from messages m
-               where m.account_id = $1 and m.mailbox_id = $2
+               where m.account_id = $5 and m.mailbox_id = $2
                  and exists (select from unnest($3::bigint[], $4::bigint[]) r (first, last)
                              where m.uid between r.first and r.last)) c
          cross join quota_room($1) r",
     )
     .bind(account_id)
-    .bind(mailbox_id)
+    .bind(source)
     .bind(first)
     .bind(last)
+    .bind(source_account)
     .fetch_one(&mut *tx)
     .await
     .map_err(status)?;

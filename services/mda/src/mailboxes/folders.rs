@@ -7,7 +7,7 @@ use proto::mailboxes::{
 use sqlx::{PgConnection, PgPool, types::Uuid};
 use tonic::Status;
 
-use super::account;
+use super::{account, rights::inherit};
 use crate::{database::status, ids, spool::release};
 
 const INBOX: &str = "INBOX";
@@ -83,6 +83,7 @@ pub async fn create(pool: &PgPool, request: CreateRequest) -> Result<CreateRespo
     .await
     .map_err(status)?;
     let id = id.ok_or_else(|| Status::already_exists("mailbox exists"))?;
+    inherit(&mut tx, account_id, name).await.map_err(status)?;
     tx.commit().await.map_err(status)?;
     Ok(CreateResponse { mailbox_id: ids::unsigned(id) })
 }
@@ -137,7 +138,9 @@ pub async fn delete(pool: &PgPool, request: DeleteRequest) -> Result<DeleteRespo
 pub async fn empty(tx: &mut PgConnection, account_id: i64, mailboxes: &[i64]) -> Result<(), sqlx::Error> {
     let contents: Vec<Uuid> = sqlx::query_scalar(
         "with vanished as (delete from expunged where account_id = $1 and mailbox_id = any ($2)),
-              annotated as (delete from metadata where account_id = $1 and mailbox_id = any ($2))
+              annotated as (delete from metadata where account_id = $1 and mailbox_id = any ($2)),
+              shared as (delete from mailbox_rights where account_id = $1 and mailbox_id = any ($2)),
+              followed as (delete from shared_subscriptions where owner_id = $1 and mailbox_id = any ($2))
          delete from messages where account_id = $1 and mailbox_id = any ($2) returning content_id",
     )
     .bind(account_id)

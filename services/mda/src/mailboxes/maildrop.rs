@@ -109,6 +109,7 @@ pub async fn update(pool: &PgPool, request: UpdateMaildropRequest) -> Result<Upd
             uids: request.uids,
             target: trash(&mut tx, account_id).await.map_err(status)?,
             r#move: true,
+            ..CopyRequest::default()
         };
         change::copy_in(&mut tx, &move_to).await?.source_uids.len()
     } else {

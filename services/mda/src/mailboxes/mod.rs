@@ -8,6 +8,7 @@ mod fetch;
 mod folders;
 mod lock;
 mod maildrop;
+mod rights;
 mod state;
 
 use std::pin::Pin;
@@ -16,9 +17,9 @@ use futures::Stream;
 use proto::mailboxes::{
     AppendRequest, AppendResponse, ChangesRequest, ChangesResponse, ContentRequest, ContentResponse, CopyRequest,
     CopyResponse, CreateRequest, CreateResponse, DeleteRequest, DeleteResponse, ExpungeRequest, ExpungeResponse,
-    FetchRequest, FetchResponse, GetMetadataRequest, GetMetadataResponse, ListMaildropRequest, ListMaildropResponse,
-    ListRequest, ListResponse, LockMaildropRequest, LockMaildropResponse, QuotaRequest, QuotaResponse, RenameRequest,
-    RenameResponse, SelectRequest, SelectResponse, SetMetadataRequest, SetMetadataResponse, StatusRequest,
+    FetchRequest, FetchResponse, GetAclRequest, GetAclResponse, GetMetadataRequest, GetMetadataResponse, ListMaildropRequest, ListMaildropResponse,
+    ListRequest, ListResponse, ListSharedRequest, ListSharedResponse, LockMaildropRequest, LockMaildropResponse, QuotaRequest, QuotaResponse, RenameRequest,
+    RenameResponse, SelectRequest, SelectResponse, SetAclRequest, SetAclResponse, SetMetadataRequest, SetMetadataResponse, StatusRequest,
     StatusResponse, StoreRequest, StoreResponse, SubscribeRequest, SubscribeResponse, UidRange, UnlockMaildropRequest,
     UnlockMaildropResponse, UpdateMaildropRequest, UpdateMaildropResponse, WatchRequest, WatchResponse,
     mailboxes_server,
@@ -30,6 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub use append::batcher as appending;
 pub use folders::{create, create_defaults, empty, ensure};
+use rights::{Which, actor, require, require_parent};
 
 use crate::{ids, spool::batch::Batcher, wakes::WakeHub};
 
@@ -91,18 +93,39 @@ fn uid(value: i64) -> u32 {
 #[tonic::async_trait]
 impl mailboxes_server::Mailboxes for Mailboxes {
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        own(who, asked.account_id)?;
         folders::list(&self.pool, request.into_inner()).await.map(Response::new)
     }
 
     async fn create(&self, request: Request<CreateRequest>) -> Result<Response<CreateResponse>, Status> {
-        folders::create(&self.pool, request.into_inner()).await.map(Response::new)
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require_parent(&self.pool, who, asked.account_id, &asked.name).await?;
+        let request = request.into_inner();
+        let account = request.account_id;
+        let answer = folders::create(&self.pool, request).await?;
+        self.wakes.changed([account].into_iter()).await;
+        Ok(Response::new(answer))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        folders::delete(&self.pool, request.into_inner()).await.map(Response::new)
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Name(&asked.name), "x").await?;
+        let request = request.into_inner();
+        let account = request.account_id;
+        let answer = folders::delete(&self.pool, request).await?;
+        self.wakes.changed([account].into_iter()).await;
+        Ok(Response::new(answer))
     }
 
     async fn rename(&self, request: Request<RenameRequest>) -> Result<Response<RenameResponse>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Name(&asked.from), "x").await?;
+        require_parent(&self.pool, who, asked.account_id, &asked.to).await?;
         let request = request.into_inner();
         let account = request.account_id;
         let answer = folders::rename(&self.pool, request).await?;
@@ -111,16 +134,36 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     }
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<SubscribeResponse>, Status> {
-        folders::subscribe(&self.pool, request.into_inner()).await.map(Response::new)
+        let who = actor(&request)?;
+        let request = request.into_inner();
+        if let Some(who) = who.filter(|who| ids::signed(request.account_id).is_ok_and(|owner| owner != *who)) {
+            let which = Which::Name(&request.name);
+            require(&self.pool, Some(who), request.account_id, which, "l").await?;
+            rights::subscribe(&self.pool, who, request.account_id, &request.name, request.subscribed).await?;
+            self.wakes.changed([ids::unsigned(who)].into_iter()).await;
+            return Ok(Response::new(SubscribeResponse {}));
+        }
+        let account = request.account_id;
+        let answer = folders::subscribe(&self.pool, request).await?;
+        self.wakes.changed([account].into_iter()).await;
+        Ok(Response::new(answer))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        for name in &asked.names {
+            require(&self.pool, who, asked.account_id, Which::Name(name), "r").await?;
+        }
         state::states(&self.pool, request.into_inner()).await.map(Response::new)
     }
 
     type SelectStream = Answers<SelectResponse>;
 
     async fn select(&self, request: Request<SelectRequest>) -> Result<Response<Self::SelectStream>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Name(&asked.name), "r").await?;
         let pool = self.pool.clone();
         Ok(streamed(move |answers| state::select(pool, request.into_inner(), answers)))
     }
@@ -128,6 +171,9 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     type FetchStream = Answers<FetchResponse>;
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
         let pool = self.pool.clone();
         Ok(streamed(move |answers| fetch::fetch(pool, request.into_inner(), answers)))
     }
@@ -135,11 +181,17 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     type ContentStream = Answers<ContentResponse>;
 
     async fn content(&self, request: Request<ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
         let pool = self.pool.clone();
         Ok(streamed(move |answers| content::content(pool, request.into_inner(), answers)))
     }
 
     async fn quota(&self, request: Request<QuotaRequest>) -> Result<Response<QuotaResponse>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        own(who, asked.account_id)?;
         account::quota(&self.pool, request.into_inner()).await.map(Response::new)
     }
 
@@ -147,6 +199,9 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         &self,
         request: Request<GetMetadataRequest>,
     ) -> Result<Response<GetMetadataResponse>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Name(&asked.mailbox), "r").await?;
         account::get_metadata(&self.pool, request.into_inner()).await.map(Response::new)
     }
 
@@ -154,15 +209,23 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         &self,
         request: Request<SetMetadataRequest>,
     ) -> Result<Response<SetMetadataResponse>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Name(&asked.mailbox), "a").await?;
         account::set_metadata(&self.pool, request.into_inner()).await.map(Response::new)
     }
 
     async fn changes(&self, request: Request<ChangesRequest>) -> Result<Response<ChangesResponse>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
         state::changes(&self.pool, request.into_inner()).await.map(Response::new)
     }
 
     async fn store(&self, request: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
-        let request = request.into_inner();
+        let who = actor(&request)?;
+        let mut request = request.into_inner();
+        rights::for_store(&self.pool, who, &mut request).await?;
         let account = request.account_id;
         let answer = change::store(&self.pool, request).await?;
         self.wakes.changed([account].into_iter()).await;
@@ -170,14 +233,22 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     }
 
     async fn copy(&self, request: Request<CopyRequest>) -> Result<Response<CopyResponse>, Status> {
+        let who = actor(&request)?;
         let request = request.into_inner();
         let account = request.account_id;
+        let target = if request.target_account_id == 0 { account } else { request.target_account_id };
+        let needed = if request.r#move { "rte" } else { "r" };
+        require(&self.pool, who, account, Which::Id(request.mailbox_id), needed).await?;
+        require(&self.pool, who.or(ids::signed(account).ok()), target, Which::Name(&request.target), "i").await?;
         let answer = change::copy(&self.pool, request).await?;
-        self.wakes.changed([account].into_iter()).await;
+        self.wakes.changed([account, target].into_iter()).await;
         Ok(Response::new(answer))
     }
 
     async fn expunge(&self, request: Request<ExpungeRequest>) -> Result<Response<ExpungeResponse>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "e").await?;
         let request = request.into_inner();
         let account = request.account_id;
         let answer = change::expunge(&self.pool, request).await?;
@@ -186,10 +257,31 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     }
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<AppendResponse>, Status> {
+        let who = actor(&request)?;
         let (account, answer) =
-            append::append(&self.pool, &self.appends, request.into_inner(), self.max_message_size).await?;
+            append::append(&self.pool, &self.appends, who, request.into_inner(), self.max_message_size).await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
+    }
+
+    async fn list_shared(&self, request: Request<ListSharedRequest>) -> Result<Response<ListSharedResponse>, Status> {
+        let who = actor(&request)?;
+        own(who, request.get_ref().account_id)?;
+        rights::list_shared(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_acl(&self, request: Request<GetAclRequest>) -> Result<Response<GetAclResponse>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Name(&asked.name), "a").await?;
+        rights::get_acl(&self.pool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn set_acl(&self, request: Request<SetAclRequest>) -> Result<Response<SetAclResponse>, Status> {
+        let who = actor(&request)?;
+        let asked = request.get_ref();
+        require(&self.pool, who, asked.account_id, Which::Name(&asked.name), "a").await?;
+        rights::set_acl(&self.pool, request.into_inner()).await.map(Response::new)
     }
 
     type WatchStream = Answers<WatchResponse>;
@@ -234,6 +326,14 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         let answer = maildrop::update(&self.pool, request).await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
+    }
+}
+
+/// What is an account's as a whole is nobody else's.
+fn own(who: Option<i64>, account_id: u64) -> Result<(), Status> {
+    match who {
+        Some(who) if who != account(account_id)? => Err(Status::permission_denied(proto::NO_RIGHT)),
+        _ => Ok(()),
     }
 }
 

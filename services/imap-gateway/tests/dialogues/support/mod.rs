@@ -1,7 +1,5 @@
 //! The gateway against an mda of a few lines that keeps everything in memory.
 
-#![allow(dead_code)]
-
 mod fake;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

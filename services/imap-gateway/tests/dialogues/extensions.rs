@@ -1,10 +1,8 @@
 //! Extensions, as dialogues; the clients that use them are named where one is known for it.
 
-mod support;
-
 use std::{sync::atomic::Ordering, time::Duration};
 
-use support::System;
+use super::support::System;
 
 fn mail(subject: &str, more: &str) -> Vec<u8> {
     format!("Subject: {subject}\r\n{more}\r\nhello {subject}\r\n").into_bytes()
