@@ -34,8 +34,7 @@ impl Session {
         end: u64,
         reader: &str,
     ) -> Result<Streaming<ContentResponse>, Failure> {
-        let reader = reader.to_owned();
-        let request = ContentRequest { account_id, mailbox_id, uid, start, end, reader };
+        let request = ContentRequest { account_id, mailbox_id, uid, start, end, reader: reader.to_owned() };
         Ok(self.mailboxes().content(self.asking(request)).await?.into_inner())
     }
 
