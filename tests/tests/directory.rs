@@ -12,8 +12,8 @@ use proto::{
         SetPasswordRequest, SetQuotaRequest, SetSendOnlyRequest,
     },
     directory::{
-        AuthenticateRequest, MaySendAsRequest, ResolveRequest, authenticate_response::Step, directory_client::DirectoryClient,
-        resolution::Kind, target::To,
+        AuthenticateRequest, MaySendAsRequest, ResolveRequest, authenticate_response::Step,
+        directory_client::DirectoryClient, resolution::Kind, target::To,
     },
 };
 use tests::{
@@ -156,7 +156,8 @@ async fn an_imported_hash_becomes_ours_at_the_first_login() {
     assert!(!login(&mda, "imap", "bob@example.com", "Secret").await);
     let mut sql = mda.sql().await;
     let mut stored = async || {
-        let row: (String, String) = sqlx::query_as("select password, scram from accounts").fetch_one(&mut sql).await.unwrap();
+        let row: (String, String) =
+            sqlx::query_as("select password, scram from accounts").fetch_one(&mut sql).await.unwrap();
         row
     };
     assert_eq!(stored().await, (BCRYPT.into(), String::new()), "a wrong password changes nothing");
@@ -191,7 +192,8 @@ async fn a_new_password_ends_the_old_one_on_all_pods() {
         assert!(login(&mda, "imap", "bob@example.com", "secret").await);
         assert!(login_at(other.clone(), "imap", "bob@example.com", "secret").await);
     }
-    let request = SetPasswordRequest { address: "bob@example.com".into(), password: "new".into(), ..Default::default() };
+    let request =
+        SetPasswordRequest { address: "bob@example.com".into(), password: "new".into(), ..Default::default() };
     mda.admin().set_password(request).await.unwrap();
     for _ in 0..2 {
         assert!(!login_at(other.clone(), "imap", "bob@example.com", "secret").await);
@@ -220,27 +222,48 @@ async fn a_tenant_sees_and_changes_nothing_of_another() {
     let mut admin = mda.admin();
     let names = admin.list_domains(as_tenant("one", ListDomainsRequest {})).await.unwrap().into_inner().names;
     assert_eq!(names, ["one.com"]);
-    let all = admin.list_accounts(as_tenant("one", ListAccountsRequest::default())).await.unwrap().into_inner().accounts;
+    let all =
+        admin.list_accounts(as_tenant("one", ListAccountsRequest::default())).await.unwrap().into_inner().accounts;
     assert_eq!(all.iter().map(|a| a.address.as_str()).collect::<Vec<_>>(), ["bob@one.com"]);
     let theirs = ListAccountsRequest { address: "bob@two.com".into(), ..Default::default() };
     assert!(admin.list_accounts(as_tenant("one", theirs)).await.unwrap().into_inner().accounts.is_empty());
-    assert!(admin.list_aliases(as_tenant("one", ListAliasesRequest::default())).await.unwrap().into_inner().aliases.is_empty());
+    assert!(
+        admin
+            .list_aliases(as_tenant("one", ListAliasesRequest::default()))
+            .await
+            .unwrap()
+            .into_inner()
+            .aliases
+            .is_empty()
+    );
 
     let address = || "bob@two.com".to_owned();
     let refused = [
         admin.get_domain(as_tenant("one", GetDomainRequest { name: "two.com".into() })).await.map(drop),
-        admin.set_quota(as_tenant("one", SetQuotaRequest { address: address(), quota_bytes: 1, quota_messages: 1 })).await.map(drop),
         admin
-            .set_password(as_tenant("one", SetPasswordRequest { address: address(), password: "x".into(), ..Default::default() }))
+            .set_quota(as_tenant("one", SetQuotaRequest { address: address(), quota_bytes: 1, quota_messages: 1 }))
+            .await
+            .map(drop),
+        admin
+            .set_password(as_tenant(
+                "one",
+                SetPasswordRequest { address: address(), password: "x".into(), ..Default::default() },
+            ))
             .await
             .map(drop),
         admin.delete_account(as_tenant("one", DeleteAccountRequest { address: address() })).await.map(drop),
         admin
-            .create_account(as_tenant("one", CreateAccountRequest { address: "new@two.com".into(), password: "x".into(), ..Default::default() }))
+            .create_account(as_tenant(
+                "one",
+                CreateAccountRequest { address: "new@two.com".into(), password: "x".into(), ..Default::default() },
+            ))
             .await
             .map(drop),
         admin
-            .set_alias(as_tenant("one", SetAliasRequest { address: "@two.com".into(), targets: vec!["bob@one.com".into()] }))
+            .set_alias(as_tenant(
+                "one",
+                SetAliasRequest { address: "@two.com".into(), targets: vec!["bob@one.com".into()] },
+            ))
             .await
             .map(drop),
         admin.list_app_passwords(as_tenant("one", ListAppPasswordsRequest { address: address() })).await.map(drop),
@@ -250,7 +273,9 @@ async fn a_tenant_sees_and_changes_nothing_of_another() {
     }
     let tenants = admin.list_tenants(as_tenant("one", ListTenantsRequest {})).await.unwrap_err();
     assert_eq!(tenants.code(), Code::PermissionDenied);
-    assert!(admin.list_queue(as_tenant("one", ListQueueRequest::default())).await.unwrap().into_inner().entries.is_empty());
+    assert!(
+        admin.list_queue(as_tenant("one", ListQueueRequest::default())).await.unwrap().into_inner().entries.is_empty()
+    );
 
     // An alias of one tenant gives nobody of another the right to send as it.
     let lent = SetAliasRequest { address: "info@two.com".into(), targets: vec!["bob@one.com".into()] };

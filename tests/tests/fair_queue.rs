@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use address::QueueId;
 use proto::{
-    admin::{ChangeQueueRequest, CreateDomainRequest, CreateTenantRequest, ListQueueRequest, QueueEntry, change_queue_request::Action},
+    admin::{
+        ChangeQueueRequest, CreateDomainRequest, CreateTenantRequest, ListQueueRequest, QueueEntry,
+        change_queue_request::Action,
+    },
     spool::{AcceptRequest, ClaimRequest, DeliveryId, Envelope, Recipient, Target, target::To},
 };
 use queue::{Consumer, Stream};
@@ -63,7 +66,8 @@ async fn accept(mda: &Mda, account_id: u64, target: To) -> String {
     let queue_id = QueueId::from_bytes(*uuid::Uuid::now_v7().as_bytes()).to_string();
     let recipient =
         Recipient { forward_path: "b@x.com".into(), targets: vec![Target { to: Some(target) }], ..Default::default() };
-    let envelope = Envelope { queue_id: queue_id.clone(), account_id, recipients: vec![recipient], ..Default::default() };
+    let envelope =
+        Envelope { queue_id: queue_id.clone(), account_id, recipients: vec![recipient], ..Default::default() };
     let request = AcceptRequest { envelope: Some(envelope), content: "Subject: ten\r\n\r\n".into() };
     mda.spool().accept(tokio_stream::iter([request])).await.unwrap();
     queue_id

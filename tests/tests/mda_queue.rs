@@ -71,7 +71,12 @@ async fn events(mda: &Mda, queue_id: &str) -> Vec<String> {
 
 async fn claim(mda: &Mda, queue_id: &str) -> Vec<Claimed> {
     let deliveries = vec![DeliveryId { queue_id: queue_id.into(), number: 0 }];
-    mda.spool().claim(ClaimRequest { deliveries, lease_ms: 1_000, ..Default::default() }).await.unwrap().into_inner().claimed
+    mda.spool()
+        .claim(ClaimRequest { deliveries, lease_ms: 1_000, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner()
+        .claimed
 }
 
 async fn settle(mda: &Mda, claimed: &Claimed, result: outcome::Result) -> usize {

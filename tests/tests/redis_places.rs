@@ -180,7 +180,8 @@ async fn sentinels_name_the_master() {
     mail_flows_through(format!("redis+sentinel://127.0.0.1:{port}/mail"), async || {
         drop(master);
         eventually("the replica is the master", SOON, || async {
-            cli(port, &["SENTINEL", "get-master-addr-by-name", "mail"]).filter(|address| address.contains(&replica_port))
+            cli(port, &["SENTINEL", "get-master-addr-by-name", "mail"])
+                .filter(|address| address.contains(&replica_port))
         })
         .await;
     })

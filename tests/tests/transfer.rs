@@ -122,7 +122,10 @@ fn an_mbox_comes_in_and_goes_out_again() {
     let out = folder.path().join("out");
     site.admin(&["export", "eve@example.com", out.to_str().unwrap(), "--format", "mbox"], "");
     let written = fs::read_to_string(out.join("Old.Mail.mbox")).unwrap();
-    assert!(written.contains("\n>From here\nend\n\nFrom MAILER-DAEMON Thu Jan  1 00:02:00 1970\nSubject: two\n"), "{written}");
+    assert!(
+        written.contains("\n>From here\nend\n\nFrom MAILER-DAEMON Thu Jan  1 00:02:00 1970\nSubject: two\n"),
+        "{written}"
+    );
     let bad = folder.path().join("bad");
     fs::write(&bad, "no mbox").unwrap();
     let refused = site.try_cli("admin", &["import", "eve@example.com", bad.to_str().unwrap(), "--format", "mbox"], "");

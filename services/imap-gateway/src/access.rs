@@ -97,7 +97,8 @@ impl Session {
         out.extend_from_slice(b"* ACL ");
         respond::mailbox(out, &mailbox, utf8);
         let owner = (acl.owner, RIGHTS.to_owned());
-        for (identifier, rights) in [owner].into_iter().chain(acl.entries.into_iter().map(|e| (e.identifier, e.rights))) {
+        for (identifier, rights) in [owner].into_iter().chain(acl.entries.into_iter().map(|e| (e.identifier, e.rights)))
+        {
             out.push(b' ');
             respond::astring(out, identifier.as_bytes());
             out.extend_from_slice(format!(" {}", shown_rights(&rights)).as_bytes());

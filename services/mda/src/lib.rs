@@ -41,10 +41,14 @@ use anyhow::Context as _;
 pub use config::Config;
 use config::Role;
 use proto::{
-    MAX_GRPC_MESSAGE, admin::admin_server::AdminServer, console::console_server::ConsoleServer,
+    MAX_GRPC_MESSAGE,
+    admin::admin_server::AdminServer,
+    console::console_server::ConsoleServer,
     directory::directory_server::DirectoryServer,
-    journey::journey_server::JourneyServer, mailboxes::mailboxes_server::MailboxesServer,
-    relay::{egress_server::EgressServer, relay_server::RelayServer}, report::reports_server::ReportsServer,
+    journey::journey_server::JourneyServer,
+    mailboxes::mailboxes_server::MailboxesServer,
+    relay::{egress_server::EgressServer, relay_server::RelayServer},
+    report::reports_server::ReportsServer,
     rules::rules_server::RulesServer,
     spool::spool_server::SpoolServer,
 };
@@ -119,18 +123,8 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     let rates = queue::Rates::new(&redis);
     let throttle = Throttle { rates, config: config.login_backoff, metrics: metrics.clone() };
     let turns = queue::Turns::new(&redis);
-    let parts = Parts {
-        pool: pool.clone(),
-        wakes,
-        dispatch,
-        bouncer,
-        rules,
-        turns,
-        throttle,
-        forwarder,
-        vault,
-        metrics,
-    };
+    let parts =
+        Parts { pool: pool.clone(), wakes, dispatch, bouncer, rules, turns, throttle, forwarder, vault, metrics };
 
     let hub = parts.wakes.clone();
     let watch = tokio::spawn(storage::watch(pool.clone(), parts.metrics.clone(), service.shutdown.clone()));

@@ -175,12 +175,7 @@ fn say(json: bool, key: &str, number: u32, words: &str) {
     }
 }
 
-async fn change(
-    client: &mut Admin,
-    action: Action,
-    which: Which,
-    redirect_to: String,
-) -> anyhow::Result<u32> {
+async fn change(client: &mut Admin, action: Action, which: Which, redirect_to: String) -> anyhow::Result<u32> {
     if which.queue_ids.is_empty() && which.filter.is_empty() && !which.all {
         anyhow::bail!("expected queue ids, a criterion such as --domain, or --all");
     }

@@ -71,11 +71,7 @@ impl Parts {
             ),
             checker: Checker::new(channel(&config.auth_checker, config.checker_seconds)),
             spool: Spool::new(channel(&config.mda, config.accept_seconds)),
-            teller: Teller::start(
-                channel(&config.mda, config.accept_seconds),
-                config.tell_refusals,
-                metrics.clone(),
-            ),
+            teller: Teller::start(channel(&config.mda, config.accept_seconds), config.tell_refusals, metrics.clone()),
             budget: Budget::new(config.max_bytes_in_flight, metrics.bytes_in_flight.clone()),
             config,
             encryption,

@@ -15,8 +15,7 @@ use tests::bench::{
 const SIZES: [Size; 3] =
     [Size { bytes: 1_000, count: 3_000 }, Size { bytes: 10_000, count: 2_000 }, Size { bytes: 100_000, count: 500 }];
 /// What `--only` takes: mail in, at Postroad or at its peer; out; read; and what single things cost.
-const PARTS: [&str; 8] =
-    ["postroad", "peer", "relay", "reading", "reading-postroad", "verdicts", "tracing", "journey"];
+const PARTS: [&str; 8] = ["postroad", "peer", "relay", "reading", "reading-postroad", "verdicts", "tracing", "journey"];
 
 struct Options {
     quick: bool,

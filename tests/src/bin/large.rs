@@ -97,12 +97,22 @@ async fn main() {
     println!("{messages} messages, {SENT} more by {AT_ONCE} sessions; debug builds and a loaded machine tell little");
     for round in 1..=3 {
         let (e, l) = (deliver(&mda, &mut sql, empty).await, deliver(&mda, &mut sql, large).await);
-        println!("delivery, ms a message, round {round}: empty {:.3}, large {:.3}, ratio {:.2}", ms(e), ms(l), ms(l) / ms(e));
+        println!(
+            "delivery, ms a message, round {round}: empty {:.3}, large {:.3}, ratio {:.2}",
+            ms(e),
+            ms(l),
+            ms(l) / ms(e)
+        );
     }
     let (e, l) = (status(&mda, empty).await, status(&mda, large).await);
     println!("STATUS, ms: empty {:.3}, large {:.3}, ratio {:.2}", ms(e), ms(l), ms(l) / ms(e));
     let (first, all, uids) = select(&mda, large).await;
-    println!("SELECT of {uids} UIDs, ms: first answer {:.1}, all {:.1} ({:.0} ns a UID)", ms(first), ms(all), ms(all) * 1e6 / uids as f64);
+    println!(
+        "SELECT of {uids} UIDs, ms: first answer {:.1}, all {:.1} ({:.0} ns a UID)",
+        ms(first),
+        ms(all),
+        ms(all) * 1e6 / uids as f64
+    );
 
     let mut accounts = Vec::new();
     for n in 0..1_000 {
@@ -126,7 +136,11 @@ async fn main() {
     settled(&mut sql).await;
     let after: i64 = sqlx::query_scalar(contents).fetch_one(&mut sql).await.unwrap();
     assert_eq!(after - before, 1, "the content is stored once");
-    println!("one message to 1,000 mailboxes, ms: accepted {:.1}, in all of them {:.1}", ms(accepted), ms(start.elapsed()));
+    println!(
+        "one message to 1,000 mailboxes, ms: accepted {:.1}, in all of them {:.1}",
+        ms(accepted),
+        ms(start.elapsed())
+    );
     mda.stop().await;
 }
 

@@ -104,11 +104,7 @@ pub async fn change(call: Call, _: Nothing, change: Change) -> Result<Json<Accou
     let address = call.caller()?.must_own_address(&call.app, call.part("address")).await?.to_string();
     let mut account = None;
     if let Some(text) = change.password {
-        let request = SetPasswordRequest {
-            address: address.clone(),
-            password: password(text)?,
-            ..Default::default()
-        };
+        let request = SetPasswordRequest { address: address.clone(), password: password(text)?, ..Default::default() };
         account = Some(call.app.admin.clone().set_password(call.scoped(request)?).await?.into_inner());
     }
     if let Some(disabled) = change.disabled {

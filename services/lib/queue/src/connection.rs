@@ -93,7 +93,9 @@ impl Url {
                 }
                 last
             }
-            Place::Sentinel { sentinels, master, server } => sentinel(sentinels, master, server)?.async_get_client().await,
+            Place::Sentinel { sentinels, master, server } => {
+                sentinel(sentinels, master, server)?.async_get_client().await
+            }
         }
     }
 }
@@ -190,7 +192,9 @@ impl Many {
     /// A server that is gone, or is no master any more, is not asked again.
     fn after<T>(&self, answer: &RedisResult<T>) {
         let is_trouble = |e: &redis::RedisError| {
-            e.is_io_error() || e.is_unrecoverable_error() || matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
+            e.is_io_error()
+                || e.is_unrecoverable_error()
+                || matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
         };
         if answer.as_ref().is_err_and(|e| is_trouble(e) && !e.is_timeout()) {
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -252,12 +256,20 @@ mod tests {
         let Ok(Place::Cluster(nodes)) = read("rediss+cluster://user:pw@a:1,b:2/") else { unreachable!("a cluster") };
         assert_eq!(nodes.iter().map(|n| n.addr().to_string()).collect::<Vec<_>>(), ["a:1", "b:2"]);
         assert_eq!(nodes[1].redis_settings().password(), Some("pw"));
-        let Ok(Place::Sentinel { sentinels, master, .. }) = read("redis+sentinel://:pw@a:26379,b:26379/mymaster") else {
+        let Ok(Place::Sentinel { sentinels, master, .. }) = read("redis+sentinel://:pw@a:26379,b:26379/mymaster")
+        else {
             unreachable!("sentinels")
         };
         assert_eq!((sentinels.len(), master.as_str()), (2, "mymaster"));
         assert_eq!(sentinels[0].redis_settings().password(), None);
-        for wrong in ["", "http://a/", "redis+cluster://", "redis+cluster://a:1,,b:2/", "redis+sentinel://a:26379/", "redis+sentinel:///m"] {
+        for wrong in [
+            "",
+            "http://a/",
+            "redis+cluster://",
+            "redis+cluster://a:1,,b:2/",
+            "redis+sentinel://a:26379/",
+            "redis+sentinel:///m",
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

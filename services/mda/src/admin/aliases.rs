@@ -86,13 +86,13 @@ async fn create(tx: &mut sqlx::PgConnection, alias: &Name, targets: &[String], k
     let created = sqlx::query(
         "insert into aliases (address, domain, targets, kind) select $2, name, $3, $4 from domains where name = $1",
     )
-        .bind(alias.domain.as_str())
-        .bind(&alias.key)
-        .bind(targets)
-        .bind(kind)
-        .execute(tx)
-        .await
-        .map_err(status)?;
+    .bind(alias.domain.as_str())
+    .bind(&alias.key)
+    .bind(targets)
+    .bind(kind)
+    .execute(tx)
+    .await
+    .map_err(status)?;
     match created.rows_affected() {
         0 => Err(Status::failed_precondition(format!("domain {} is not ours", alias.domain))),
         _ => Ok(()),

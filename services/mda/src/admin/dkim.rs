@@ -7,7 +7,6 @@ use aws_lc_rs::{
     rsa::{KeyPair as RsaKeyPair, KeySize},
     signature::{Ed25519KeyPair, KeyPair as _},
 };
-use address::Domain;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chrono::{DateTime, Utc};
 use proto::admin::{DkimKey, DkimKeys, DnsRecord, RotateDkimRequest, dkim_key::State};

@@ -14,7 +14,8 @@ pub struct Scope(Option<String>);
 impl Scope {
     pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let name = request.metadata().get(KEY).map(|value| value.to_str());
-        let name = name.transpose().map_err(|_| Status::invalid_argument("postroad-tenant: expected a tenant's name"))?;
+        let name =
+            name.transpose().map_err(|_| Status::invalid_argument("postroad-tenant: expected a tenant's name"))?;
         Ok(Self(name.map(str::to_owned)))
     }
 

@@ -63,8 +63,7 @@ impl Passwords {
         if self.known.contains_key(&key) {
             return Ok(true);
         }
-        let is_right =
-            self.in_turn(move || password::is_right(&given, &stored)).await?;
+        let is_right = self.in_turn(move || password::is_right(&given, &stored)).await?;
         if is_right {
             self.known.insert(key, ());
         }

@@ -14,7 +14,8 @@ use proto::{
     CHUNK,
     spool::{
         AcceptRequest, AcceptResponse, ClaimRequest, ClaimResponse, ContentRequest, ContentResponse, GiveBackRequest,
-        GiveBackResponse, RefuseRequest, RefuseResponse, RenewRequest, RenewResponse, SettleRequest, SettleResponse, spool_server,
+        GiveBackResponse, RefuseRequest, RefuseResponse, RenewRequest, RenewResponse, SettleRequest, SettleResponse,
+        spool_server,
     },
 };
 use sqlx::PgPool;

@@ -48,10 +48,7 @@ impl AppPassword {
                 Answer { lines: all.iter().map(line).collect(), document: all.iter().map(document).collect() }
             }
             AppPassword::Remove { address, id } => {
-                client
-                    .delete_app_password(admin::DeleteAppPasswordRequest { address, id })
-                    .await
-                    .map_err(refused)?;
+                client.delete_app_password(admin::DeleteAppPasswordRequest { address, id }).await.map_err(refused)?;
                 Answer { lines: vec![format!("app password {id} removed")], document: json!({ "removed": id }) }
             }
         })

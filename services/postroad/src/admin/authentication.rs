@@ -1,12 +1,11 @@
 //! `postroad admin dkim | dmarc | report`: keys, a tenant's mind about DMARC, what others report.
 
 use clap::Subcommand;
-use proto::admin::{self, admin_client::AdminClient};
-use runtime::grpc::Channel;
+use proto::admin;
 use serde_json::{Value, json};
 
 use super::{Answer, zone_line};
-use crate::client::refused;
+use crate::client::{Admin, refused};
 
 #[derive(Debug, Subcommand)]
 pub enum Dkim {
@@ -61,7 +60,7 @@ pub enum Report {
 }
 
 impl Dkim {
-    pub async fn run(self, mut client: AdminClient<Channel>) -> anyhow::Result<Answer> {
+    pub async fn run(self, mut client: Admin) -> anyhow::Result<Answer> {
         let keys = match self {
             Dkim::List { domain } => client.list_dkim_keys(admin::ListDkimKeysRequest { domain }).await,
             Dkim::Rotate { domain, publish_seconds, overlap_seconds } => {
@@ -112,7 +111,7 @@ fn time(ms: i64) -> String {
 }
 
 impl Dmarc {
-    pub async fn run(self, mut client: AdminClient<Channel>) -> anyhow::Result<Answer> {
+    pub async fn run(self, mut client: Admin) -> anyhow::Result<Answer> {
         let Dmarc::Override { tenant, action } = self;
         let quarantine = matches!(action, Refused::Quarantine);
         let request = admin::SetDmarcOverrideRequest { tenant: tenant.clone(), quarantine };
@@ -126,7 +125,7 @@ impl Dmarc {
 }
 
 impl Report {
-    pub async fn run(self, mut client: AdminClient<Channel>) -> anyhow::Result<Answer> {
+    pub async fn run(self, mut client: Admin) -> anyhow::Result<Answer> {
         let (request, shows) = match self {
             Report::List { domain, kind, limit } => {
                 let (domain, kind) = (domain.unwrap_or_default(), kind.unwrap_or_default());

@@ -13,7 +13,9 @@ use crate::client::{Admin, Site, refused};
 #[derive(Debug, Subcommand)]
 pub enum Tenant {
     /// Make a tenant; does nothing when it is there
-    Add { name: String },
+    Add {
+        name: String,
+    },
     List,
     /// Limit what all accounts of a tenant may hold together
     Quota {
@@ -26,10 +28,15 @@ pub enum Tenant {
         messages: u64,
     },
     /// Remove a tenant that has no domains
-    Remove { name: String },
+    Remove {
+        name: String,
+    },
     /// Write all that a tenant has: directory.jsonl with domains, keys, accounts and aliases (it holds
     /// secrets), and a Maildir for each account
-    Export { name: String, to: PathBuf },
+    Export {
+        name: String,
+        to: PathBuf,
+    },
 }
 
 impl Tenant {
@@ -96,7 +103,13 @@ async fn export(mut client: Admin, site: &Site, name: String, to: PathBuf) -> an
     let mut accounts = Vec::new();
     while let Some(answer) = stream.message().await.map_err(refused)? {
         let entry: Value = serde_json::from_str(&answer.line).context("directory")?;
-        accounts.extend(entry.get("account").filter(|_| entry.get("app_password").is_none()).and_then(Value::as_str).map(str::to_owned));
+        accounts.extend(
+            entry
+                .get("account")
+                .filter(|_| entry.get("app_password").is_none())
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+        );
         writeln!(file, "{}", answer.line)?;
     }
     file.sync_all()?;

@@ -179,7 +179,9 @@ fn existing(folder: &Path) -> anyhow::Result<HashMap<String, PathBuf>> {
     let mut files = HashMap::new();
     for file in fs::read_dir(folder)? {
         let file = file?;
-        if let Some((base, _)) = file.file_name().to_string_lossy().split_once(":2,").filter(|(b, _)| b.contains(".postroad,")) {
+        if let Some((base, _)) =
+            file.file_name().to_string_lossy().split_once(":2,").filter(|(b, _)| b.contains(".postroad,"))
+        {
             files.insert(base.to_owned(), file.path());
         }
     }

@@ -32,8 +32,7 @@ impl Journal {
     /// `account` guards against going on with another one's journal.
     pub fn open(path: &Path, account: &str) -> anyhow::Result<Self> {
         let name = || path.display().to_string();
-        let mut file =
-            OpenOptions::new().create(true).read(true).append(true).open(path).with_context(name)?;
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).with_context(name)?;
         let (mut done, mut open) = (HashSet::new(), None);
         let mut is_new = true;
         for line in BufReader::new(&file).lines() {
@@ -45,7 +44,8 @@ impl Journal {
             } else if let Some(begun) = entry.get("begin").and_then(read) {
                 open = Some(begun);
             } else if entry.get("done").is_some() {
-                let Open { mailbox, keys, .. } = open.take().unwrap_or(Open { mailbox: String::new(), uid_next: 0, keys: vec![] });
+                let Open { mailbox, keys, .. } =
+                    open.take().unwrap_or(Open { mailbox: String::new(), uid_next: 0, keys: vec![] });
                 done.extend(keys.into_iter().map(|key| (mailbox.clone(), key)));
             } else if entry.get("undone").is_some() {
                 open = None;

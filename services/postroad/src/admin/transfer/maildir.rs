@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn what_dovecot_keeps() {
-        let list = UidList::read("3 V1276528487 N25022 G0123\n25006 W2481 Pabc :1.M3.host,S=5\n7 :2.M4.host:2,S\nx :y\n");
+        let list =
+            UidList::read("3 V1276528487 N25022 G0123\n25006 W2481 Pabc :1.M3.host,S=5\n7 :2.M4.host:2,S\nx :y\n");
         assert_eq!(list.uid_validity, Some(1_276_528_487));
         assert_eq!(list.uids.get("1.M3.host,S=5"), Some(&(25_006, "abc".to_owned())));
         assert_eq!(list.uids.get("2.M4.host"), Some(&(7, String::new())));

@@ -44,7 +44,11 @@ impl Progress {
         let line = self.line(mailbox, self.started.elapsed());
         let mut out = std::io::stderr().lock();
         // Nobody misses a bar that cannot be drawn.
-        let _ = if self.is_terminal { write!(out, "\r\x1b[K{line}").and_then(|()| out.flush()) } else { writeln!(out, "{line}") };
+        let _ = if self.is_terminal {
+            write!(out, "\r\x1b[K{line}").and_then(|()| out.flush())
+        } else {
+            writeln!(out, "{line}")
+        };
     }
 
     fn line(&self, mailbox: &str, elapsed: Duration) -> String {
