@@ -6,6 +6,10 @@
 -- Lock order, everywhere: mailboxes by (account_id, id), then quotas by (tenant_id, account_id).
 -- Triggers do the counting, so that versions which know nothing of it keep it right (Invariant 9).
 
+-- All at once, in the order in which statements of the version before lock them: taken one by one
+-- on the way, they would stand across a delivery (deliveries, mailboxes) and one of both would fail.
+lock table deliveries, accounts, tenants, mailboxes in access exclusive mode;
+
 alter table tenants
     add column quota_bytes bigint not null default 0, -- of all accounts together; 0: no limit
     add column quota_messages bigint not null default 0;

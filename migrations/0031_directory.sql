@@ -3,6 +3,9 @@
 -- Phase: expand. Lock: brief ACCESS EXCLUSIVE on domains, accounts and aliases; the new foreign
 -- keys are taken as not valid and validated after it, which only holds SHARE UPDATE EXCLUSIVE.
 
+-- In the order of the directory's questions.
+lock table domains, accounts, aliases in access exclusive mode;
+
 -- It may log in to submit, and takes no mail.
 alter table accounts add column send_only boolean not null default false;
 -- 'group': its members get its mail and cannot send as it.

@@ -293,13 +293,14 @@ code, text = s.rcpt("bob@example.com")
 assert (code, text[:5]) == (552, b"5.2.2"), (code, text)
 s.rset()
 # Not declared: only after DATA the size is known.
-big = "From: x@else.org\r\nSubject: big\r\n\r\n" + "x" * 70 + "\r\n"
 big = "From: x@else.org\r\nSubject: big\r\n\r\n" + ("x" * 70 + "\r\n") * 400
 s.docmd("MAIL FROM:<>"); s.docmd("RCPT TO:<bob@example.com>"); s.docmd("DATA")
-code, text = s.docmd(big + ".")
+s.send(big + ".\r\n")
+code, text = s.getreply()
 assert (code, text[:5]) == (552, b"5.2.2"), (code, text)
 s.docmd("MAIL FROM:<>"); s.docmd("RCPT TO:<bob@example.com>"); s.docmd("DATA")
-code, text = s.docmd("From: x@else.org\r\nSubject: small\r\n\r\nhi\r\n.")
+s.send("From: x@else.org\r\nSubject: small\r\n\r\nhi\r\n.\r\n")
+code, text = s.getreply()
 assert code == 250, (code, text)
 
 i = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS)
@@ -315,7 +316,7 @@ typ, data = i.copy("1:2", "Archive")
 assert typ == "NO" and b"[OVERQUOTA]" in data[0], (typ, data)
 typ, data = i.copy("1", "Archive")
 assert typ == "OK", data
-typ, data = i.getquota("")
+typ, data = i.getquota('""')
 used = re.search(rb"STORAGE (\d+) 20 MESSAGE (\d+) 3", data[0])
 assert used and int(used.group(2)) == 3, data
 # All three places are taken: the directory knows it at RCPT.

@@ -204,7 +204,7 @@ async fn the_schema_changes_while_the_version_before_goes_on_writing() {
         mda
     };
     let (mda, ..) = futures::join!(upgrade, writer(0), writer(7), writer(13));
-    let mut sql = mda.sql().await;
+    let mut sql = PgConnection::connect(&url).await.unwrap();
     let all = written.load(Ordering::Relaxed) as i64;
     assert_eq!(count(&mut sql, "select count(*) from messages").await, all);
     assert_eq!(count(&mut sql, COUNTERS_WRONG).await, 0);

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use redis::{
@@ -16,6 +16,7 @@ use redis::{
 };
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(500);
 /// After a failover a cluster's slots are asked for again so often, once each.
 const CLUSTER_RETRIES: u32 = 3;
 
@@ -125,6 +126,8 @@ pub(crate) struct Many {
     place: Arc<Place>,
     patience: Duration,
     current: Arc<Mutex<Option<Current>>>,
+    /// After trouble nobody tries before: callers must not wait one after the other.
+    rests_until: Arc<Mutex<Option<Instant>>>,
 }
 
 #[derive(Clone)]
@@ -136,7 +139,7 @@ enum Current {
 /// `patience` bounds the wait for one answer.
 pub(crate) fn connection(url: &Url, patience: Duration) -> Connection {
     let Place::One(client) = &url.0 else {
-        return Connection::Many(Many { place: Arc::new(url.0.clone()), patience, current: Arc::default() });
+        return Connection::Many(Many { place: Arc::new(url.0.clone()), patience, current: Arc::default(), rests_until: Arc::default() });
     };
     let config = ConnectionManagerConfig::new()
         .set_number_of_retries(1)
@@ -163,8 +166,16 @@ impl Many {
         if let Some(current) = known {
             return Ok(current);
         }
-        let made = tokio::time::timeout(CONNECT_PATIENCE, self.connect()).await;
-        let made = made.map_err(|_| redis::RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
+        let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if until.is_some_and(|until| Instant::now() < until) {
+            return Err(std::io::Error::new(std::io::ErrorKind::NotConnected, "was away a moment ago").into());
+        }
+        let made = match tokio::time::timeout(CONNECT_PATIENCE, self.connect()).await {
+            Ok(made) => made,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        };
+        self.after(&made);
+        let made = made?;
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(made.clone());
         Ok(made)
     }
@@ -192,12 +203,11 @@ impl Many {
     /// A server that is gone, or is no master any more, is not asked again.
     fn after<T>(&self, answer: &RedisResult<T>) {
         let is_trouble = |e: &redis::RedisError| {
-            e.is_io_error()
-                || e.is_unrecoverable_error()
-                || matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
+            e.is_io_error() || e.is_timeout() || e.is_unrecoverable_error() || matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
         };
-        if answer.as_ref().is_err_and(|e| is_trouble(e) && !e.is_timeout()) {
+        if answer.as_ref().is_err_and(is_trouble) {
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + PAUSE);
         }
     }
 }
