@@ -32,12 +32,35 @@ fn certificates(folder: &Path, ca: &str, names: &[(&str, &str)]) {
     };
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
     let (ca_pem, ca_key) = (format!("{ca}.pem"), format!("{ca}.key"));
-    openssl(&[&["req", "-x509", "-days", "30", "-subj", &format!("/CN={ca}"), "-keyout", &ca_key, "-out", &ca_pem], &key[..]].concat());
+    openssl(
+        &[
+            &["req", "-x509", "-days", "30", "-subj", &format!("/CN={ca}"), "-keyout", &ca_key, "-out", &ca_pem],
+            &key[..],
+        ]
+        .concat(),
+    );
     for (name, addresses) in names {
         let [pem, private, csr, extensions] = ["pem", "key", "csr", "ext"].map(|e| format!("{name}.{e}"));
-        std::fs::write(folder.join(&extensions), format!("subjectAltName={addresses}\nextendedKeyUsage=clientAuth\n")).unwrap();
+        std::fs::write(folder.join(&extensions), format!("subjectAltName={addresses}\nextendedKeyUsage=clientAuth\n"))
+            .unwrap();
         openssl(&[&["req", "-subj", "/CN=client", "-keyout", &private, "-out", &csr], &key[..]].concat());
-        openssl(&["x509", "-req", "-days", "30", "-in", &csr, "-CA", &ca_pem, "-CAkey", &ca_key, "-CAcreateserial", "-extfile", &extensions, "-out", &pem]);
+        openssl(&[
+            "x509",
+            "-req",
+            "-days",
+            "30",
+            "-in",
+            &csr,
+            "-CA",
+            &ca_pem,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-extfile",
+            &extensions,
+            "-out",
+            &pem,
+        ]);
     }
 }
 
@@ -109,7 +132,15 @@ else: sys.exit("no mail")
     for (port, starttls) in [(465, "off"), (587, "on")] {
         let file = |name: &str| folder.path().join(name).display().to_string();
         let mut msmtp = Command::new(program("msmtp", "msmtp"));
-        msmtp.args(["-C", "/dev/null", "--host=localhost", "--tls=on", "--auth=external", "--debug", "--from=bob@example.com"]);
+        msmtp.args([
+            "-C",
+            "/dev/null",
+            "--host=localhost",
+            "--tls=on",
+            "--auth=external",
+            "--debug",
+            "--from=bob@example.com",
+        ]);
         msmtp.args([format!("--port={}", site.port(port)), format!("--tls-starttls={starttls}")]);
         msmtp.args([format!("--tls-trust-file={}", site.ca().display()), "--user=bob@example.com".into()]);
         msmtp.args([format!("--tls-cert-file={}", file("bob.pem")), format!("--tls-key-file={}", file("bob.key"))]);

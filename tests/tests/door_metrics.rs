@@ -32,15 +32,19 @@ fn reasons() -> BTreeSet<String> {
     let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(");
     let before = ["refusal(\"", "refuse(\"", "end_because(\"", "Some((\"", "=> (\""];
     let found = before.iter().flat_map(|before| text.split(before).skip(1));
-    let words = found.filter_map(|rest| rest.split_once("\",").or_else(|| rest.split_once("\")"))).map(|(word, _)| word);
-    let is_word = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let words = found.filter_map(|rest| rest.split('"').next());
+    let is_word = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     words.filter(is_word).map(str::to_owned).collect()
 }
 
 fn counted(site: &Site) -> BTreeSet<String> {
     let text = metrics::text(site, "smtp-ingress");
     let lines = text.lines().filter_map(|line| line.strip_prefix("smtp_refused_total{reason=\""));
-    lines.filter_map(|rest| rest.split_once("\"} ")).filter(|(_, n)| *n != "0").map(|(word, _)| word.to_owned()).collect()
+    lines
+        .filter_map(|rest| rest.split_once("\"} "))
+        .filter(|(_, n)| *n != "0")
+        .map(|(word, _)| word.to_owned())
+        .collect()
 }
 
 /// SMTP from any address, by the PROXY protocol.
@@ -153,6 +157,9 @@ for holder in holders[:2]: holder.send(line * 2_900)
 time.sleep(1)
 Raw(peer="192.0.2.9").want("MAIL FROM:<a@sender.example> SIZE=2900000", "452 4.3.1")
 for holder in holders: holder.sock.close()
+try:
+    for n in range(12): slow.send("x"); time.sleep(0.7)
+except OSError: pass
 assert slow.reply().startswith("421 4.4.2 Too slow") and silent.reply().startswith("421 4.4.2 Timeout")
 
 # Limits of an address, and of who guesses.

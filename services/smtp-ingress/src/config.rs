@@ -203,7 +203,8 @@ impl runtime::ServiceConfig for Config {
         }
         let offers_external = self.mechanisms.iter().any(|m| m.eq_ignore_ascii_case("EXTERNAL"));
         if self.client_ca.is_some() != offers_external {
-            let (there, missing) = if offers_external { ("mechanisms", "client_ca") } else { ("client_ca", "mechanisms") };
+            let (there, missing) =
+                if offers_external { ("mechanisms", "client_ca") } else { ("client_ca", "mechanisms") };
             return Err(format!(
                 "configuration key {there:?}: expected {missing:?} with it, because EXTERNAL needs a client's certificate"
             ));

@@ -301,7 +301,8 @@ impl Conversation {
                 Some(answer) => return Ok(answer),
                 None => {
                     self.input.reserve(4_096);
-                    let read = timeout(patience, self.wire.read_buf(&mut self.input)).await.context("no answer in time")??;
+                    let read =
+                        timeout(patience, self.wire.read_buf(&mut self.input)).await.context("no answer in time")??;
                     anyhow::ensure!(read > 0, "connection closed");
                 }
             }

@@ -32,7 +32,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use listener::{Listener, Tls};
-use smtp::server::Config as Offer;
+use smtp::server::{Config as Offer, Pieces};
 
 pub use config::{Config, OverQuota};
 
@@ -106,9 +106,9 @@ impl Ingress {
     }
 
     pub async fn serve(self, service: runtime::Service) {
-        let parts = Arc::new(self.parts);
+        let (parts, pieces) = (Arc::new(self.parts), Pieces::default());
         let doors = self.doors.into_iter().map(|(role, listener)| {
-            let (parts, offer) = (parts.clone(), Arc::new(offer(role, &parts.config, parts.encryption.of(role))));
+            let (parts, offer) = (parts.clone(), Arc::new(offer(role, &parts, &pieces)));
             listener.serve(service.shutdown.clone(), move |connection| {
                 session::run(connection, role, offer.clone(), parts.clone())
             })
@@ -128,9 +128,7 @@ impl Encryption {
     fn load(config: &Config) -> anyhow::Result<Self> {
         let mx = config.listener.tls().context("configuration key \"listener\"")?;
         let submission = match (&mx, &config.client_ca) {
-            (Some(tls), Some(file)) => {
-                Some(tls.asking_clients(file).context("configuration key \"client_ca\"")?)
-            }
+            (Some(tls), Some(file)) => Some(tls.asking_clients(file).context("configuration key \"client_ca\"")?),
             _ => mx.clone(),
         };
         Ok(Self { mx, submission })
@@ -142,7 +140,8 @@ impl Encryption {
 }
 
 /// What a port offers in EHLO.
-fn offer(role: Role, config: &Config, tls: Option<&Tls>) -> Offer {
+fn offer(role: Role, parts: &session::Parts, pieces: &Pieces) -> Offer {
+    let (config, tls) = (&parts.config, parts.encryption.of(role));
     let submits = role.is_submission();
     let mechanisms = config.mechanisms.iter().filter_map(|name| name.parse().ok());
     Offer {
@@ -159,5 +158,6 @@ fn offer(role: Role, config: &Config, tls: Option<&Tls>) -> Offer {
         max_hold: Some(config.max_hold_seconds).filter(|s| submits && *s > 0),
         priorities: submits,
         refuse_early: config.refuse_early_talkers,
+        pieces: pieces.clone(),
     }
 }

@@ -3,6 +3,7 @@ use prometheus_client::{
     metrics::{
         counter::Counter,
         family::Family,
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::Registry,
@@ -43,6 +44,8 @@ pub struct Metrics {
     pub unguarded: Family<Guard, Counter>,
     /// Transactions that came to nothing, and that the journey does not know of.
     pub untold: Counter,
+    /// Of `max_bytes_in_flight`.
+    pub bytes_in_flight: Gauge,
     /// From the final dot to the reply.
     pub seconds: Family<Port, Histogram, fn() -> Histogram>,
 }
@@ -61,6 +64,7 @@ impl Metrics {
             tls: Family::default(),
             unguarded: Family::default(),
             untold: Counter::default(),
+            bytes_in_flight: Gauge::default(),
             seconds: Family::new_with_constructor(buckets),
         };
         registry.register("smtp_sessions", "Sessions by port", metrics.sessions.clone());
@@ -77,6 +81,11 @@ impl Metrics {
             "smtp_refusals_untold",
             "Refused transactions that could not be told to the journey",
             metrics.untold.clone(),
+        );
+        registry.register(
+            "smtp_bytes_in_flight",
+            "Memory reserved for messages that are being received, of max_bytes_in_flight",
+            metrics.bytes_in_flight.clone(),
         );
         registry.register("smtp_message_seconds", "Time from the final dot to the reply", metrics.seconds.clone());
         metrics

@@ -64,7 +64,8 @@ impl Scanner {
         let tcp = tokio::net::TcpStream::connect((host, self.uri.port_u16().unwrap_or(80))).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
         let driver = tokio::spawn(connection);
-        let pieces = content.pieces().to_vec().into_iter().map(|piece| Ok::<_, std::convert::Infallible>(Frame::data(piece)));
+        let pieces =
+            content.pieces().to_vec().into_iter().map(|piece| Ok::<_, std::convert::Infallible>(Frame::data(piece)));
         let body = StreamBody::new(futures::stream::iter(pieces));
         let mut request = Request::post("/checkv2").header(CONTENT_LENGTH, content.len()).body(body)?;
         let mut add = |name: &'static str, value: &str| {

@@ -76,7 +76,7 @@ impl Parts {
                 config.tell_refusals,
                 metrics.clone(),
             ),
-            budget: Budget::new(config.max_bytes_in_flight),
+            budget: Budget::new(config.max_bytes_in_flight, metrics.bytes_in_flight.clone()),
             config,
             encryption,
             metrics,

@@ -191,5 +191,6 @@ async fn a_message_that_cannot_fit_is_refused_before_it_is_sent() {
     )
     .await;
     large.send(b".\r\n").await;
-    assert!(large.line().await.unwrap().starts_with("250 2.0.0"));
+    let reply = large.line().await.unwrap();
+    assert!(reply.starts_with("250 2.0.0"), "{reply}");
 }

@@ -170,12 +170,7 @@ async fn append(server: &Server, text: &Text, messages: usize) -> Figure {
         }
     });
     let (_, elapsed, cpu) = cost(server, futures::future::join_all(work)).await;
-    Figure {
-        name: "IMAP APPEND",
-        unit: "messages/s",
-        value: messages as f64 / elapsed.as_secs_f64(),
-        cpu: Some(cpu),
-    }
+    Figure { name: "IMAP APPEND", unit: "messages/s", value: messages as f64 / elapsed.as_secs_f64(), cpu: Some(cpu) }
 }
 
 async fn imap(server: &Server, messages: usize, figures: &mut Vec<Figure>) {

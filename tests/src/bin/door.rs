@@ -1,7 +1,7 @@
 //! What the front door holds: many idle sessions, floods of large messages, an attack. Prints the
 //! figures of docs/OPERATIONS.md; ends with an error when a promise is broken.
 //!
-//!     door idle | flood | attack [CONNECTIONS]
+//!     door idle | idle-tls | flood | attack [CONNECTIONS]
 
 use std::process::ExitCode;
 
@@ -11,11 +11,12 @@ async fn main() -> ExitCode {
     let what = arguments.next().unwrap_or_default();
     let number = arguments.next().and_then(|n| n.parse().ok());
     match what.as_str() {
-        "idle" => tests::door::idle(number.unwrap_or(5_000)).await,
+        "idle" => tests::door::idle(number.unwrap_or(5_000), false).await,
+        "idle-tls" => tests::door::idle(number.unwrap_or(5_000), true).await,
         "flood" => tests::door::flood(number.unwrap_or(200)).await,
         "attack" => tests::door::attack(number.unwrap_or(100_000)).await,
         _ => {
-            eprintln!("expected: door idle | flood | attack, and a number");
+            eprintln!("expected: door idle | idle-tls | flood | attack, and a number");
             return ExitCode::FAILURE;
         }
     }

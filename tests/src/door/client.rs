@@ -8,23 +8,52 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{TcpSocket, TcpStream},
 };
+use tokio_rustls::TlsConnector;
+
+use crate::site::Site;
+
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
 /// One SMTP client at a loopback address of its own.
-pub struct Client(BufReader<TcpStream>);
+pub struct Client(BufReader<Box<dyn Wire>>);
+
+/// For clients that believe a site's own CA.
+pub fn connector(site: &Site) -> TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(site.ca()).unwrap() {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+}
 
 impl Client {
     /// `n` chooses the address, so that no limit by address stands for all.
     pub async fn connect(port: u16, n: usize) -> io::Result<Self> {
+        Ok(Self(BufReader::new(Box::new(Self::tcp(port, n).await?))))
+    }
+
+    pub async fn connect_tls(port: u16, n: usize, connector: &TlsConnector) -> io::Result<Self> {
+        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+        let tls = connector.connect(name, Self::tcp(port, n).await?).await?;
+        // A client that waits holds little, or this program's own memory would be the limit.
+        Ok(Self(BufReader::with_capacity(512, Box::new(tls))))
+    }
+
+    async fn tcp(port: u16, n: usize) -> io::Result<TcpStream> {
         let [.., a, b] = u32::try_from(n / 2).unwrap_or_default().to_be_bytes();
         let own = Ipv4Addr::new(127, 1 + u8::try_from(n / 131_072).unwrap_or_default(), a, b.max(1));
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
         socket.bind(SocketAddr::from((own, 0)))?;
-        Ok(Self(BufReader::new(socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?)))
+        socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
     }
 
     pub async fn greet(&mut self) -> io::Result<()> {
@@ -59,6 +88,7 @@ impl Client {
 
     pub async fn command(&mut self, line: &str) -> io::Result<String> {
         self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).await?;
+        self.0.get_mut().flush().await?;
         self.reply().await
     }
 

@@ -59,22 +59,28 @@ async fn all_arrive(site: &Site, expected: usize) {
     }
 }
 
-/// Idle sessions on one pod, then 200 busy ones beside them.
-pub async fn idle(sessions: usize) {
+/// Idle sessions on one pod, in the clear on the MX port or over TLS on 465, then 200 busy ones beside them.
+pub async fn idle(sessions: usize, tls: bool) {
     let (site, _dns) = site("smtp-ingress: {}").await;
     let port = site.port(25);
     Client::deliver(port, 0, 1_000).await.expect("a message");
     let (empty, _) = memory(&site);
+    let connector = tls.then(|| client::connector(&site));
     let mut idle = Vec::new();
     for n in 0..sessions {
-        let mut client = Client::connect(port, n).await.expect("a session");
+        let client = match &connector {
+            Some(connector) => Client::connect_tls(site.port(465), n, connector).await,
+            None => Client::connect(port, n).await,
+        };
+        let mut client = client.expect("a session");
         client.greet().await.expect("greeted");
         idle.push(client);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (full, _) = memory(&site);
     println!(
-        "{sessions} idle sessions: {full} kB, {:.1} kB each (without them: {empty} kB)",
+        "{sessions} idle sessions{}: {full} kB, {:.1} kB each (without them: {empty} kB)",
+        if tls { " over TLS" } else { "" },
         (full - empty) as f64 / sessions as f64
     );
     let sent = Arc::new(AtomicUsize::new(1));

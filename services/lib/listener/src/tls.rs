@@ -17,9 +17,7 @@ use rustls::{
     RootCertStore, ServerConfig,
     client::verify_server_name,
     crypto::CryptoProvider,
-    server::{
-        ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier,
-    },
+    server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject};

@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn replies_in_the_filters_words() {
-        let reply = |code, enhanced, text: &str| Ok(Some(Answer::Reply(Rejection { code, enhanced, text: text.into() })));
+        let reply =
+            |code, enhanced, text: &str| Ok(Some(Answer::Reply(Rejection { code, enhanced, text: text.into() })));
         assert_eq!(answer(b'y', b"550 5.7.1 not here\0"), reply(550, Some((5, 7, 1)), "not here"));
         assert_eq!(answer(b'y', b"451 wait a bit"), reply(451, None, "wait a bit"));
         assert_eq!(answer(b'y', b"554 4.7.1 odd\0"), reply(554, None, "4.7.1 odd"));
@@ -215,7 +216,10 @@ mod tests {
         assert_eq!(value(b"X-A\0one\n two\r\n\tthree\0"), "one\r\n two\r\n\tthree");
         assert_eq!(value(b"X-A\0one\nBcc: eve@x\n\n.\r\n\0"), "one\r\n\tBcc: eve@x\r\n\t.");
         assert_eq!(value(b"X-A\0\0"), "");
-        assert_eq!(answer(b'i', b"\0\0\0\x01X\0y\0"), Ok(Some(Answer::Add(Field { name: "X".into(), value: "y".into() }))));
+        assert_eq!(
+            answer(b'i', b"\0\0\0\x01X\0y\0"),
+            Ok(Some(Answer::Add(Field { name: "X".into(), value: "y".into() })))
+        );
         for bad in [&b"X A\0b\0"[..], b"X:\0b\0", b"\0b\0", b"X\0b", b"X", b"X\0b\0c\0", b"X\0\xff\0", b"X\r\n\0y\0"] {
             assert_eq!(answer(b'h', bad), Err(Broken::Malformed), "{bad:?}");
         }

@@ -94,6 +94,48 @@ fn ehlo_on_submission_over_tls() {
     );
 }
 
+/// RFC 4422 Appendix A, only for who has shown a certificate that names somebody.
+#[test]
+fn external_is_for_clients_with_a_certificate() {
+    let offer = Config { mechanisms: vec!["EXTERNAL", "PLAIN"], auth_required: true, ..config() };
+    world(offer.clone(), true).play(
+        "
+        S: 220…
+        C: EHLO client.example
+        S: 250-mx.example
+        S: 250-PIPELINING
+        S: 250-SIZE 1000
+        S: 250-AUTH PLAIN
+        S* 250
+        C: AUTH EXTERNAL =
+        S: 504 5.5.4…
+    ",
+    );
+    let mut certified = world(offer, true);
+    certified.session.offer_external();
+    certified.play(
+        "
+        S: 220…
+        C: EHLO client.example
+        S: 250-mx.example
+        S: 250-PIPELINING
+        S: 250-SIZE 1000
+        S: 250-AUTH EXTERNAL PLAIN
+        S* 250
+        C: AUTH EXTERNAL Ym9i
+        S: 535…
+        C: AUTH EXTERNAL
+        S: 334…
+        C: *
+        S: 501 5.7.0…
+        C: AUTH EXTERNAL =
+        S: 235 2.7.0…
+        C: MAIL FROM:<alice@mx.example>
+        S: 250…
+    ",
+    );
+}
+
 #[test]
 fn a_message_comes_in_chunks() {
     // The octets of a chunk are no commands, and its dots are no end.

@@ -42,7 +42,14 @@ impl Mda {
     pub async fn start_at(address: SocketAddr, messages: &[&[u8]]) -> Self {
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let messages = messages.iter().enumerate().map(|(i, m)| (i as u32 + 1, m.to_vec())).collect();
-        let state = Arc::new(Mutex::new(State { messages, lock: None, down: false, cut: None, starts: Vec::new(), batches: Vec::new() }));
+        let state = Arc::new(Mutex::new(State {
+            messages,
+            lock: None,
+            down: false,
+            cut: None,
+            starts: Vec::new(),
+            batches: Vec::new(),
+        }));
         let mda = Self { address: listener.local_addr().unwrap(), state };
         let server = tonic::transport::Server::builder()
             .add_service(directory_server::DirectoryServer::new(mda.clone()))

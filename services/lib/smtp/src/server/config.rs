@@ -1,3 +1,5 @@
+use super::pieces::Pieces;
+
 /// What a port offers.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -24,6 +26,8 @@ pub struct Config {
     pub priorities: bool,
     /// Ends sessions whose client pipelines where it must wait for us (RFC 2920 §3.1).
     pub refuse_early: bool,
+    /// Room for content, shared by all sessions of the ports that have it.
+    pub pieces: Pieces,
 }
 
 impl Default for Config {
@@ -41,6 +45,7 @@ impl Default for Config {
             max_hold: None,
             priorities: false,
             refuse_early: false,
+            pieces: Pieces::default(),
         }
     }
 }

@@ -1,5 +1,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use super::pieces::{PIECE, Piece, Pieces};
+
 /// Why content cannot be taken, known at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
@@ -22,21 +24,21 @@ pub struct Limits {
     pub line: usize,
 }
 
-/// Content is kept in pieces of at most so many octets. A large message then never moves while it
-/// grows, holds no room that it does not use, and what it gives back fits any other message.
-pub const PIECE: usize = 256 * 1024;
-/// Room for content whose size is not announced.
-const FIRST_ROOM: usize = 64 * 1024;
+/// Most messages need no more, and no piece.
+const SMALL: usize = 64 * 1024;
 
 /// Receives content: after DATA until CRLF.CRLF (RFC 5321 §4.1.1.4), with dot-stuffing undone
 /// (§4.5.2), or in chunks as they are (RFC 3030).
 #[derive(Debug)]
 pub struct ContentReader {
     state: State,
-    /// Full pieces.
+    rooms: Pieces,
+    /// All of a small message.
+    small: Vec<u8>,
+    /// Full pieces of a larger one.
     pieces: Vec<Bytes>,
     /// The piece that grows.
-    last: Vec<u8>,
+    last: Option<Piece>,
     /// Octets of content seen, also those that were thrown away.
     seen: u64,
     /// Octets of the line so far.
@@ -59,13 +61,15 @@ enum State {
 }
 
 impl ContentReader {
-    pub fn new(limits: Limits, expected: u64, binary: bool) -> Self {
+    pub fn new(limits: Limits, expected: u64, binary: bool, rooms: Pieces) -> Self {
         // What is announced is reserved up to a bound: the client need not keep its word.
-        let capacity = usize::try_from(expected.min(limits.content).min(FIRST_ROOM as u64)).unwrap_or_default();
+        let capacity = usize::try_from(expected.min(limits.content).min(SMALL as u64)).unwrap_or_default();
         Self {
             state: State::LineStart,
+            rooms,
+            small: Vec::with_capacity(capacity.saturating_add(2).min(SMALL)),
             pieces: Vec::new(),
-            last: Vec::with_capacity(capacity + 2),
+            last: None,
             seen: 0,
             line: 0,
             limits,
@@ -77,7 +81,7 @@ impl ContentReader {
 
     /// Octets of memory held.
     pub fn held(&self) -> usize {
-        self.pieces.len() * PIECE + self.last.capacity()
+        self.small.capacity() + (self.pieces.len() + usize::from(self.last.is_some())) * PIECE
     }
 
     /// Octets of content so far, held or not.
@@ -93,8 +97,9 @@ impl ContentReader {
     /// Goes on to the end without keeping anything.
     pub fn discard(&mut self) {
         self.discarding = true;
+        self.small = Vec::new();
         self.pieces = Vec::new();
-        self.last = Vec::new();
+        self.last = None;
     }
 
     /// The content in pieces, at least one, or why there is none.
@@ -105,8 +110,9 @@ impl ContentReader {
         if let Some(defect) = self.defect {
             return Err(defect);
         }
-        if !self.last.is_empty() || self.pieces.is_empty() {
-            self.pieces.push(self.last.into());
+        self.pieces.extend(self.last.map(Bytes::from_owner));
+        if self.pieces.is_empty() {
+            self.pieces.push(self.small.into());
         }
         Ok(self.pieces)
     }
@@ -218,20 +224,24 @@ impl ContentReader {
         }
     }
 
-    fn keep(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.last.len()));
-            let needed = self.last.len() + now.len();
-            if needed > self.last.capacity() {
-                // Doubling, but to a piece exactly.
-                let room = needed.max(2 * self.last.capacity()).min(PIECE);
-                self.last.reserve_exact(room - self.last.len());
+    fn keep(&mut self, mut octets: &[u8]) {
+        let small = self.small.len() + octets.len();
+        if self.pieces.is_empty() && self.last.is_none() && small <= SMALL {
+            if small > self.small.capacity() {
+                let room = small.max(2 * self.small.capacity()).min(SMALL);
+                self.small.reserve_exact(room - self.small.len());
             }
-            self.last.extend_from_slice(now);
-            if self.last.len() == PIECE {
-                self.pieces.push(std::mem::take(&mut self.last).into());
+            return self.small.extend_from_slice(octets);
+        }
+        while !octets.is_empty() {
+            let mut piece = self.last.take().unwrap_or_else(|| self.rooms.take());
+            // It has become too large to be small; a piece has room for it.
+            piece.fill(&std::mem::take(&mut self.small));
+            octets = piece.fill(octets);
+            match piece.is_full() {
+                true => self.pieces.push(Bytes::from_owner(piece)),
+                false => self.last = Some(piece),
             }
-            bytes = later;
         }
     }
 
@@ -282,7 +292,7 @@ mod tests {
 
     /// The content and what is left behind its end; `None` when there is no end.
     fn read(chunks: &[&[u8]]) -> Option<Outcome> {
-        let mut reader = ContentReader::new(LIMITS, 0, false);
+        let mut reader = ContentReader::new(LIMITS, 0, false, Pieces::default());
         let mut input = BytesMut::new();
         let mut ended = false;
         for chunk in chunks {
@@ -335,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_large_message_is_not_kept() {
-        let mut reader = ContentReader::new(Limits { content: 10, ..LIMITS }, u64::MAX, false);
+        let mut reader = ContentReader::new(Limits { content: 10, ..LIMITS }, u64::MAX, false, Pieces::default());
         let mut input = BytesMut::from(b"0123456789\r\nmore\r\n.\r\n".as_slice());
         assert!(reader.read(&mut input));
         assert_eq!(reader.held(), 0);
@@ -346,7 +356,7 @@ mod tests {
     fn a_large_message_is_in_pieces_and_holds_no_more_than_them() {
         let line = b"0123456789abcdef\r\n";
         let text = line.repeat(50_000);
-        let mut reader = ContentReader::new(Limits { content: u64::MAX, ..LIMITS }, 0, false);
+        let mut reader = ContentReader::new(Limits { content: u64::MAX, ..LIMITS }, 0, false, Pieces::default());
         for part in text.chunks(1_000) {
             assert!(!reader.read(&mut BytesMut::from(part)));
             assert!(reader.held() <= usize::try_from(reader.seen()).unwrap() + PIECE, "{}", reader.held());
@@ -354,13 +364,13 @@ mod tests {
         let pieces = reader.finish().unwrap();
         assert!(pieces.iter().rev().skip(1).all(|piece| piece.len() == PIECE));
         assert_eq!(pieces.concat(), text);
-        let mut exact = ContentReader::new(Limits { content: u64::MAX, ..LIMITS }, 0, true);
+        let mut exact = ContentReader::new(Limits { content: u64::MAX, ..LIMITS }, 0, true, Pieces::default());
         exact.take(&vec![b'x'; 2 * PIECE]);
         assert_eq!(exact.finish().unwrap().len(), 2);
     }
 
     fn chunks(binary: bool, chunks: &[&[u8]]) -> Result<Vec<u8>, Defect> {
-        let mut reader = ContentReader::new(Limits { content: 1000, line: 10 }, 0, binary);
+        let mut reader = ContentReader::new(Limits { content: 1000, line: 10 }, 0, binary, Pieces::default());
         chunks.iter().for_each(|chunk| reader.take(chunk));
         reader.finish().map(|pieces| pieces.concat())
     }

@@ -40,10 +40,12 @@ mod date_time;
 mod effect;
 mod parameters;
 mod path;
+mod pieces;
 mod session;
 
 pub use command::{Command, Hold, MailFrom, RcptTo, SyntaxError};
 pub use config::Config;
-pub use content::{PIECE, is_binary};
+pub use content::is_binary;
 pub use effect::{Effect, Hello};
+pub use pieces::{PIECE, Pieces};
 pub use session::Session;

@@ -371,7 +371,7 @@ impl Session {
     /// An empty reader for the transaction's content.
     fn reader(&self, mail: &MailFrom) -> ContentReader {
         let limits = Limits { content: self.config.max_message_size, line: self.config.max_line };
-        ContentReader::new(limits, mail.size.unwrap_or_default(), mail.binary)
+        ContentReader::new(limits, mail.size.unwrap_or_default(), mail.binary, self.config.pieces.clone())
     }
 
     fn too_large(&self) -> Reply {

@@ -1,4 +1,4 @@
-//! A world behind the session: `alice`/`secret` may log in, `nobody@…` does not exist, the
+//! A world behind the session: `alice`/`secret` may log in, and whoever has a certificate, `nobody@…` does not exist, the
 //! database can be down.
 //!
 //! Scripts: `C:` is what the client sends, `S:` what it must read, `S* 250` a whole reply of several
@@ -108,6 +108,7 @@ impl World {
 
     fn authenticate(&mut self, mechanism: &str) {
         match (mechanism, self.auth.len()) {
+            ("EXTERNAL", 1) if self.auth[0].is_empty() => self.session.auth_succeeded(),
             (_, 0) => self.session.auth_challenge(if mechanism == "LOGIN" { b"Username:" } else { b"" }),
             (_, 1) if self.auth[0] == b"\0alice\0secret" => self.session.auth_succeeded(),
             (_, 1) if self.auth[0] == b"alice" => self.session.auth_challenge(b"Password:"),
