@@ -173,6 +173,7 @@ async fn a_message_that_cannot_fit_is_refused_before_it_is_sent() {
     let mut large = site.play(Role::Mx, transaction).await;
     // 13 MB without an end in lines of 1000 octets: the room that is left is smaller than 10 MB.
     let line = [&[b'x'; 998][..], b"\r\n"].concat();
+    large.send(b"\r\n").await;
     large.send(&line.repeat(9_000)).await;
     let mut other = site.play(Role::Mx, transaction).await;
     other.send(&line.repeat(4_000)).await;
