@@ -52,7 +52,7 @@ fn every_service_takes_its_configuration() {
         assert!(checks.status.success(), "{name}: {}", String::from_utf8_lossy(&checks.stderr));
         checked.insert(binary.to_owned());
     }
-    assert_eq!(checked.len(), 6, "{checked:?}");
+    assert_eq!(checked.len(), 7, "{checked:?}");
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn what_watches_is_provisioned() {
     promtool(&["check", "config", "--syntax-only"], "compose/prometheus.yml");
     promtool(&["check", "rules"], "alerts.yaml");
     let scraped = yaml("compose/prometheus.yml")["scrape_configs"][0]["static_configs"][0]["targets"].to_string();
-    for service in ["mda", "auth-checker", "smtp-ingress", "outbound-relay", "imap-gateway", "pop3-gateway"] {
+    for service in ["mda", "auth-checker", "smtp-ingress", "outbound-relay", "imap-gateway", "pop3-gateway", "console"] {
         assert!(scraped.contains(&format!("\"{service}:9100\"")), "{service} in {scraped}");
     }
     let sources = yaml("compose/grafana-datasources.yaml");

@@ -159,10 +159,10 @@ impl Parts {
                 return Err(Refusal::from_not_owned());
             }
         }
-        if self.config.scan.as_ref().is_some_and(|scan| scan.submissions) {
-            if let Some(scanned) = self.guard.scan(arrival, content).await? {
-                arrival.transaction.tell(scanned.event);
-            }
+        if self.config.scan.as_ref().is_some_and(|scan| scan.submissions)
+            && let Some(scanned) = self.guard.scan(arrival, content).await?
+        {
+            arrival.transaction.tell(scanned.event);
         }
         let first = from.first().and_then(|a| a.parse::<Address>().ok()).ok_or_else(Refusal::no_from)?;
         let queue_id = arrival.transaction.queue_id.to_string();
