@@ -43,7 +43,8 @@ const WORK: &str = "\"Other Users/alice@example.com/Work\"";
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_are_what_the_owner_gave() {
     let site = site();
-    let (mut alice, mut bob, mut eve) = (login(&site, "alice").await, login(&site, "bob").await, login(&site, "eve").await);
+    let (mut alice, mut bob, mut eve) =
+        (login(&site, "alice").await, login(&site, "bob").await, login(&site, "eve").await);
     alice.ok("CREATE Work").await;
     alice.ok("APPEND Work {14+}\r\nSubject: a\r\n\r\n").await;
     // Nothing is shared yet: nobody hears of it.
@@ -74,7 +75,11 @@ async fn rights_are_what_the_owner_gave() {
     bob.view = vec![1];
     bob.ok("STORE 1 +FLAGS (\\Seen \\Flagged \\Deleted)").await;
     alice.select("Work").await;
-    assert_eq!(alice.flags[&1].iter().map(String::as_str).collect::<Vec<_>>(), ["\\Flagged", "\\Seen"], "\\Deleted needs t");
+    assert_eq!(
+        alice.flags[&1].iter().map(String::as_str).collect::<Vec<_>>(),
+        ["\\Flagged", "\\Seen"],
+        "\\Deleted needs t"
+    );
     assert!(bob.run("EXPUNGE").await.starts_with("NO [NOPERM]"));
     bob.ok(&format!("APPEND {WORK} (\\Deleted kw) {{4+}}\r\nA: b")).await;
     alice.sync().await;

@@ -31,7 +31,12 @@ impl Session {
     }
 
     async fn shared(&self, account_id: u64) -> Result<Vec<SharedMailbox>, Failure> {
-        Ok(self.mailboxes().list_shared(self.asking(ListSharedRequest { account_id })).await?.into_inner().mailboxes)
+        match self.mailboxes().list_shared(self.asking(ListSharedRequest { account_id })).await {
+            Ok(answer) => Ok(answer.into_inner().mailboxes),
+            // An older mda shares nothing.
+            Err(status) if status.code() == Code::Unimplemented => Ok(Vec::new()),
+            Err(status) => Err(status.into()),
+        }
     }
 
     /// Where a name leads. Names of others that share nothing lead nowhere.
@@ -97,7 +102,8 @@ impl Session {
         out.extend_from_slice(b"* ACL ");
         respond::mailbox(out, &mailbox, utf8);
         let owner = (acl.owner, RIGHTS.to_owned());
-        for (identifier, rights) in [owner].into_iter().chain(acl.entries.into_iter().map(|e| (e.identifier, e.rights))) {
+        for (identifier, rights) in [owner].into_iter().chain(acl.entries.into_iter().map(|e| (e.identifier, e.rights)))
+        {
             out.push(b' ');
             respond::astring(out, identifier.as_bytes());
             out.extend_from_slice(format!(" {}", shown_rights(&rights)).as_bytes());

@@ -75,7 +75,11 @@ impl Session {
     }
 
     /// Asked before the client sends its megabytes. The message that is to be replaced, if any.
-    async fn may_append(&mut self, head: &AppendHead, literal: Option<Literal>) -> Result<(Place, Option<Replaced>), Failure> {
+    async fn may_append(
+        &mut self,
+        head: &AppendHead,
+        literal: Option<Literal>,
+    ) -> Result<(Place, Option<Replaced>), Failure> {
         let account_id = self.account.ok_or(Failure::Bad("Log in first."))?;
         self.may_begin(first(head))?;
         if let Some((size, _)) = literal {
@@ -214,7 +218,8 @@ impl Session {
 
 /// A command begins with a message.
 fn first(head: &AppendHead) -> &AppendItem {
-    const NONE: &AppendItem = &AppendItem { flags: imap::Flags { system: 0, keywords: Vec::new() }, internal_date_ms: None, utf8: false };
+    const NONE: &AppendItem =
+        &AppendItem { flags: imap::Flags { system: 0, keywords: Vec::new() }, internal_date_ms: None, utf8: false };
     match head.pieces.first() {
         Some(AppendPiece::Message(message)) => message,
         _ => NONE,

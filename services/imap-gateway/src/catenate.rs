@@ -18,7 +18,10 @@ use crate::{
 pub(crate) enum Source {
     Held(Vec<u8>),
     /// Of a large message: as it comes.
-    Far { answers: Streaming<ContentResponse>, size: u64 },
+    Far {
+        answers: Streaming<ContentResponse>,
+        size: u64,
+    },
 }
 
 impl Source {

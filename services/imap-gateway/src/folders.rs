@@ -84,9 +84,9 @@ impl Session {
             self.condstore = true;
         }
         let place = self.place(account_id, &name).await?;
-        let request =
-            StatusRequest { account_id: place.owner, names: vec![place.name], details: has_details(items) };
-        let state = self.mailboxes().status(self.asking(request)).await?.into_inner().states.into_iter().find_map(|n| n.state);
+        let request = StatusRequest { account_id: place.owner, names: vec![place.name], details: has_details(items) };
+        let state =
+            self.mailboxes().status(self.asking(request)).await?.into_inner().states.into_iter().find_map(|n| n.state);
         let state = state.ok_or(Failure::no("NONEXISTENT", "No such mailbox."))?;
         self.write_status(&name, &state, items);
         Ok("OK Status completed.".into())

@@ -109,7 +109,8 @@ impl Session {
             r#move: remove,
             target_account_id: place.owner,
         };
-        let answer = self.mailboxes().copy(self.asking(request)).await.map_err(|s| Failure::of_target(&s))?.into_inner();
+        let answer =
+            self.mailboxes().copy(self.asking(request)).await.map_err(|s| Failure::of_target(&s))?.into_inner();
         if answer.source_uids.is_empty() {
             return Ok(format!("OK {done}"));
         }

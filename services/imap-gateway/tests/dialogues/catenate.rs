@@ -10,7 +10,9 @@ async fn a_message_is_made_of_others() {
     system.fake.deliver(PARTS);
     system.fake.deliver(&[b"Subject: large\r\n\r\n".as_slice(), &vec![b'x'; 2 << 20]].concat());
     let mut client = system.selected().await;
-    client.raw(b"a APPEND Sent (\\Seen) CATENATE (URL \"/INBOX;UIDVALIDITY=7/;UID=1/;SECTION=HEADER\" TEXT {5+}\r\n").await;
+    client
+        .raw(b"a APPEND Sent (\\Seen) CATENATE (URL \"/INBOX;UIDVALIDITY=7/;UID=1/;SECTION=HEADER\" TEXT {5+}\r\n")
+        .await;
     client.raw(b"--b\r\n URL \"/INBOX/;UID=1/;SECTION=1/;PARTIAL=1.2\" TEXT {2}\r\n").await;
     client.play("S: + …").await;
     client.raw(b"!!) (\\Flagged) CATENATE (URL ;UID=2/;PARTIAL=0.2000000)\r\n").await;
@@ -28,7 +30,9 @@ async fn a_message_is_made_of_others() {
     client.play(&format!("S: * 1 FETCH (FLAGS (\\Seen) BODY[] {{{}}}", expected.len())).await;
     assert_eq!(String::from_utf8_lossy(&client.exactly(expected.len()).await), expected);
     client.play("S: )\nS: c OK …").await;
-    client.play("C: d FETCH 2 (FLAGS RFC822.SIZE)\nS: * 2 FETCH (FLAGS (\\Flagged) RFC822.SIZE 2000000)\nS: d OK …").await;
+    client
+        .play("C: d FETCH 2 (FLAGS RFC822.SIZE)\nS: * 2 FETCH (FLAGS (\\Flagged) RFC822.SIZE 2000000)\nS: d OK …")
+        .await;
 }
 
 #[tokio::test]
@@ -36,7 +40,13 @@ async fn a_url_that_leads_nowhere_appends_nothing() {
     let system = System::start().await;
     system.fake.deliver(PARTS);
     let mut client = system.selected().await;
-    for url in ["/INBOX/;UID=9", "/INBOX;UIDVALIDITY=8/;UID=1", "/None/;UID=1", "imap://x/INBOX/;UID=1", "/INBOX/;UID=1/;SECTION=7"] {
+    for url in [
+        "/INBOX/;UID=9",
+        "/INBOX;UIDVALIDITY=8/;UID=1",
+        "/None/;UID=1",
+        "imap://x/INBOX/;UID=1",
+        "/INBOX/;UID=1/;SECTION=7",
+    ] {
         client.play(&format!("C: a APPEND Sent CATENATE (URL \"{url}\")\nS: a NO [BADURL \"{url}\"] …")).await;
     }
     client.raw(b"b APPEND Sent CATENATE (TEXT {3+}\r\nabc URL /x)\r\n").await;
@@ -49,7 +59,8 @@ async fn a_url_that_leads_nowhere_appends_nothing() {
 #[tokio::test]
 async fn two_gigabytes_end_with_bye() {
     let system = System::start().await;
-    for rude in ["x APPEND INBOX {2147483648+}", "x LOGIN {2147483648+}", "x APPEND INBOX CATENATE (TEXT {2147483648+}"] {
+    for rude in ["x APPEND INBOX {2147483648+}", "x LOGIN {2147483648+}", "x APPEND INBOX CATENATE (TEXT {2147483648+}"]
+    {
         let mut client = system.selected().await;
         client.send(rude).await;
         client.play("S: * BYE [TOOBIG] …\nS: closed").await;

@@ -156,6 +156,8 @@ async fn samsung() {
     client.send("d SELECT INBOX (QRESYNC (7 1 1:2 (1,2 1,2)))").await;
     let told = client.until("d OK").await;
     assert!(told.contains(&"* VANISHED (EARLIER) 1".to_owned()), "{told:?}");
-    client.play("C: e UID STORE 2 +FLAGS (\\Deleted)\nS: * 1 FETCH (UID 2 FLAGS (\\Deleted) MODSEQ (5))\nS: e OK …").await;
+    client
+        .play("C: e UID STORE 2 +FLAGS (\\Deleted)\nS: * 1 FETCH (UID 2 FLAGS (\\Deleted) MODSEQ (5))\nS: e OK …")
+        .await;
     client.play("C: f EXPUNGE\nS: * VANISHED 2\nS: f OK [HIGHESTMODSEQ 6] …").await;
 }

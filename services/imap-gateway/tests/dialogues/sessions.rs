@@ -405,4 +405,3 @@ async fn rev2_speaks_utf8_and_esearch() {
         )
         .await;
 }
-

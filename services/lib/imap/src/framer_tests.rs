@@ -101,7 +101,9 @@ fn a_catenated_message_has_several_literals() {
     for step in [1, 8, 1000] {
         let all = found(input, step);
         assert!(matches!(&all[0], Framed::Append { head, .. } if head.pieces.len() == 2));
-        assert!(matches!(&all[2], Framed::AppendNext { pieces, size: 2, sync: true } if pieces == &[AppendPiece::Url("v".into())]));
+        assert!(
+            matches!(&all[2], Framed::AppendNext { pieces, size: 2, sync: true } if pieces == &[AppendPiece::Url("v".into())])
+        );
         assert!(matches!(&all[4], Framed::AppendNext { pieces, size: 1, .. } if pieces.len() == 2), "{all:?}");
         assert_eq!(&all[6..], [Framed::AppendEnd(Ok(vec![])), command("b NOOP")]);
     }

@@ -40,8 +40,8 @@ mod url;
 mod view;
 
 pub use command::{
-    AppendHead, AppendItem, AppendPiece, Command, CommandBody, FetchItem, ListCommand, ListReturn, ListSelect, MetadataRequest,
-    Partial, Qresync, SearchCommand, SearchReturn, StatusItem, StoreMode,
+    AppendHead, AppendItem, AppendPiece, Command, CommandBody, FetchItem, ListCommand, ListReturn, ListSelect,
+    MetadataRequest, Partial, Qresync, SearchCommand, SearchReturn, StatusItem, StoreMode,
 };
 pub use cursor::Names;
 pub use date::{internal_date, parse_internal_date};

@@ -14,7 +14,10 @@ const MAX_NAMES: usize = 500;
 pub enum Notify {
     None,
     /// With `status` the client is told the states of all mailboxes at once.
-    Set { status: bool, groups: Vec<Group> },
+    Set {
+        status: bool,
+        groups: Vec<Group>,
+    },
     /// An event that we do not know: NO [BADEVENT] (§5).
     UnknownEvent,
 }
@@ -29,7 +32,9 @@ pub struct Group {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Filter {
     /// Told at once, or what is expunged only between commands when `delayed`.
-    Selected { delayed: bool },
+    Selected {
+        delayed: bool,
+    },
     Inboxes,
     Personal,
     Subscribed,
@@ -54,7 +59,9 @@ pub const EVENTS: &str = "MessageNew MessageExpunge FlagChange MailboxName Subsc
 impl Filter {
     /// Whether it is about a mailbox that is not selected.
     pub fn has(&self, name: &str, subscribed: bool) -> bool {
-        let below = |root: &String| name.strip_prefix(root.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let below = |root: &String| {
+            name.strip_prefix(root.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         match self {
             Self::Selected { .. } => false,
             Self::Inboxes => name == "INBOX",

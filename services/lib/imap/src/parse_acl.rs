@@ -82,7 +82,9 @@ mod tests {
         assert_eq!(read("DELETEACL inbox bob@x"), set(StoreMode::Replace, ""));
         assert_eq!(read("GETACL x"), Ok(CommandBody::GetAcl("x".into())));
         assert_eq!(read("MYRIGHTS x"), Ok(CommandBody::MyRights("x".into())));
-        for wrong in ["SETACL x y L", "SETACL x y lz", "SETACL x y", "SETACL x \"\" l", "GETACL", "LISTRIGHTS x", "MYRIGHTS x y"] {
+        for wrong in
+            ["SETACL x y L", "SETACL x y lz", "SETACL x y", "SETACL x \"\" l", "GETACL", "LISTRIGHTS x", "MYRIGHTS x y"]
+        {
             assert!(read(wrong).is_err(), "{wrong}");
         }
         assert_eq!(shown_rights("lrkt"), "lrktcd");

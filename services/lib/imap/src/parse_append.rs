@@ -163,7 +163,10 @@ mod tests {
     #[test]
     fn heads() {
         let head = parse_append_head(b"a append INBOX ", Names::Utf7).expect("valid");
-        assert_eq!((head.mailbox.as_str(), head.pieces.as_slice()), ("INBOX", &[AppendPiece::Message(AppendItem::default())][..]));
+        assert_eq!(
+            (head.mailbox.as_str(), head.pieces.as_slice()),
+            ("INBOX", &[AppendPiece::Message(AppendItem::default())][..])
+        );
         for wrong in [
             "a APPEND INBOX",
             "a APPEND ",
@@ -182,7 +185,8 @@ mod tests {
     #[test]
     fn catenate_between_literals() {
         let url = |u: &str| AppendPiece::Url(u.to_owned());
-        let (head, inside) = append_head(b"a APPEND x (\\Seen) CATENATE (URL \"/i/;UID=1\" TEXT ", Names::Utf7).expect("valid");
+        let (head, inside) =
+            append_head(b"a APPEND x (\\Seen) CATENATE (URL \"/i/;UID=1\" TEXT ", Names::Utf7).expect("valid");
         assert_eq!((head.pieces.len(), head.pieces.last(), inside), (2, Some(&url("/i/;UID=1")), Inside::Catenate));
         let next = |text: &str| append_next(text.as_bytes(), Names::Utf7, Inside::Catenate);
         assert_eq!(next(")"), Ok((Vec::new(), Ends::Complete)));

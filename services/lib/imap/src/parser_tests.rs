@@ -259,7 +259,9 @@ fn qresync_partial_and_their_kin() {
 fn appends_without_a_literal() {
     assert_eq!(refused("APPEND INBOX"), "space expected");
     assert_eq!(refused("APPEND INBOX (\\Seen) "), "APPEND needs a literal");
-    let CommandBody::Append(head) = body("UID REPLACE 7 INBOX CATENATE (URL \"/x/;UID=1\" URL {2}\r\nab)") else { panic!() };
+    let CommandBody::Append(head) = body("UID REPLACE 7 INBOX CATENATE (URL \"/x/;UID=1\" URL {2}\r\nab)") else {
+        panic!()
+    };
     assert_eq!((head.pieces.len(), head.replaces.is_some()), (3, true));
 }
 

@@ -407,7 +407,8 @@ mod tests {
     #[test]
     fn text_looks_into_every_header_and_body_into_none() {
         let header = b"Subject: out\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n";
-        let body = b"--b\r\nContent-Type: multipart/alternative; boundary=c\r\nContent-Description: nested thing\r\n\r\n\
+        let body =
+            b"--b\r\nContent-Type: multipart/alternative; boundary=c\r\nContent-Description: nested thing\r\n\r\n\
             --c\r\nContent-Type: image/png; name=\"=?utf-8?q?gr=C3=BCn?=.png\"\r\n\r\nhidden\r\n--c--\r\n\
             --b\r\nContent-Type: message/rfc822\r\nContent-Description: wrapped\r\n\r\nSubject: inmost\r\n\r\nwords\r\n\
             --b\r\nContent-Type: message/delivery-status\r\n\r\nAction: failed\r\n--b--\r\n";

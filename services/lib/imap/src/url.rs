@@ -1,10 +1,6 @@
 //! The IMAP URLs that CATENATE takes (RFC 5092, RFC 4469 §3): messages and parts on this server.
 
-use crate::{
-    FetchItem, Names, Section,
-    cursor::Cursor,
-    parse_fetch::fetch_items,
-};
+use crate::{FetchItem, Names, Section, cursor::Cursor, parse_fetch::fetch_items};
 
 /// `/INBOX;UIDVALIDITY=1/;UID=20/;SECTION=1.2/;PARTIAL=0.1024`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,11 +91,15 @@ mod tests {
 
     #[test]
     fn urls_of_messages_and_parts() {
-        let url = MessageUrl::parse("/Entw%C3%BCrfe;uidvalidity=7/;UID=20/;section=1.MIME/;PARTIAL=3.5").expect("valid");
+        let url =
+            MessageUrl::parse("/Entw%C3%BCrfe;uidvalidity=7/;UID=20/;section=1.MIME/;PARTIAL=3.5").expect("valid");
         assert_eq!((url.mailbox.as_deref(), url.uid_validity, url.uid), (Some("Entwürfe"), Some(7), 20));
         assert_eq!((url.section.path.as_slice(), url.section.partial), (&[1][..], Some((3, 5))));
         assert_eq!(MessageUrl::parse(";UID=1").map(|u| u.mailbox), Some(None));
-        assert_eq!(MessageUrl::parse("/inbox/;UID=1/;SECTION=HEADER.FIELDS%20(To)").and_then(|u| u.mailbox).as_deref(), Some("INBOX"));
+        assert_eq!(
+            MessageUrl::parse("/inbox/;UID=1/;SECTION=HEADER.FIELDS%20(To)").and_then(|u| u.mailbox).as_deref(),
+            Some("INBOX")
+        );
         assert!(MessageUrl::parse("/a/b/;UID=1/;PARTIAL=9").is_some_and(|u| u.mailbox.as_deref() == Some("a/b")));
     }
 

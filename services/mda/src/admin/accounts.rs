@@ -1,7 +1,7 @@
 use address::Address;
 use proto::admin::{
-    Account, CreateAccountRequest, DeleteAccountResponse, ListAccountsRequest, ListAccountsResponse, SetPasswordRequest,
-    SetQuotaRequest,
+    Account, CreateAccountRequest, DeleteAccountResponse, ListAccountsRequest, ListAccountsResponse,
+    SetPasswordRequest, SetQuotaRequest,
 };
 use sqlx::{FromRow, PgPool};
 use tonic::Status;
@@ -173,11 +173,7 @@ fn no_account(address: &Address) -> Status {
     Status::not_found(format!("account {address} does not exist"))
 }
 
-pub async fn list(
-    pool: &PgPool,
-    request: &ListAccountsRequest,
-    scope: &Scope,
-) -> Result<ListAccountsResponse, Status> {
+pub async fn list(pool: &PgPool, request: &ListAccountsRequest, scope: &Scope) -> Result<ListAccountsResponse, Status> {
     let one = Some(&request.address).filter(|a| !a.is_empty()).map(|a| address(a)).transpose()?;
     let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "{ACCOUNTS} where ($1 = '' or a.domain = $1) and ($2::text is null or t.name = $2)
@@ -202,7 +198,8 @@ pub async fn delete(pool: &PgPool, address: &Address) -> Result<DeleteAccountRes
         .await
         .map_err(status)?;
     let id = id.ok_or_else(|| no_account(address))?;
-    for belongings in ["delete from metadata where account_id = $1", "delete from maildrop_locks where account_id = $1"] {
+    for belongings in ["delete from metadata where account_id = $1", "delete from maildrop_locks where account_id = $1"]
+    {
         sqlx::query(belongings).bind(id).execute(&mut *tx).await.map_err(status)?;
     }
     let mailboxes: Vec<i64> = sqlx::query_scalar("delete from mailboxes where account_id = $1 returning id")

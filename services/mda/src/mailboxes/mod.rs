@@ -17,12 +17,13 @@ use futures::Stream;
 use proto::mailboxes::{
     AppendRequest, AppendResponse, ChangesRequest, ChangesResponse, ContentRequest, ContentResponse, CopyRequest,
     CopyResponse, CreateRequest, CreateResponse, DeleteRequest, DeleteResponse, ExpungeRequest, ExpungeResponse,
-    FetchRequest, FetchResponse, GetAclRequest, GetAclResponse, GetMetadataRequest, GetMetadataResponse, ListMaildropRequest, ListMaildropResponse,
-    ListRequest, ListResponse, ListSharedRequest, ListSharedResponse, LockMaildropRequest, LockMaildropResponse, QuotaRequest, QuotaResponse, RenameRequest,
-    RenameResponse, SelectRequest, SelectResponse, SetAclRequest, SetAclResponse, SetMetadataRequest, SetMetadataResponse, StatusRequest,
-    StatusResponse, StoreRequest, StoreResponse, SubscribeRequest, SubscribeResponse, UidRange, UnlockMaildropRequest,
-    UnlockMaildropResponse, UpdateMaildropRequest, UpdateMaildropResponse, WatchRequest, WatchResponse,
-    mailboxes_server,
+    FetchRequest, FetchResponse, GetAclRequest, GetAclResponse, GetMetadataRequest, GetMetadataResponse,
+    ListMaildropRequest, ListMaildropResponse, ListRequest, ListResponse, ListSharedRequest, ListSharedResponse,
+    LockMaildropRequest, LockMaildropResponse, QuotaRequest, QuotaResponse, RenameRequest, RenameResponse,
+    SelectRequest, SelectResponse, SetAclRequest, SetAclResponse, SetMetadataRequest, SetMetadataResponse,
+    StatusRequest, StatusResponse, StoreRequest, StoreResponse, SubscribeRequest, SubscribeResponse, UidRange,
+    UnlockMaildropRequest, UnlockMaildropResponse, UpdateMaildropRequest, UpdateMaildropResponse, WatchRequest,
+    WatchResponse, mailboxes_server,
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;

@@ -243,7 +243,9 @@ pub async fn set_acl(pool: &PgPool, request: SetAclRequest) -> Result<SetAclResp
         Mode::Remove => before.chars().filter(|right| !request.rights.contains(*right)).collect(),
     };
     let query = if after.is_empty() {
-        sqlx::query("delete from mailbox_rights where account_id = $1 and mailbox_id = $2 and grantee_id = $3 and $4 = ''")
+        sqlx::query(
+            "delete from mailbox_rights where account_id = $1 and mailbox_id = $2 and grantee_id = $3 and $4 = ''",
+        )
     } else {
         sqlx::query(
             "insert into mailbox_rights (account_id, mailbox_id, grantee_id, rights) values ($1, $2, $3, $4)
