@@ -116,7 +116,7 @@ async fn what_is_absurd_is_refused_cheaply() {
              said += more\n\
          print(said.decode())\n",
     );
-    eprintln!("the rude one was told: {rude}");
+    assert!(rude.contains("* BYE [TOOBIG]"), "the rude one was told: {rude}");
     eprintln!("all of it took {:?}", start.elapsed());
     let grown = memory(&site, "imap-gateway", "VmHWM") - before;
     assert!(grown < 16 << 10, "{grown} kB");

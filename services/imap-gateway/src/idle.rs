@@ -9,7 +9,8 @@ use tonic::{Status, Streaming};
 use crate::{
     failure::{Failure, Outcome},
     selected::only_gone,
-    session::{Session, leaving},
+    session::Session,
+    waiting::leaving,
 };
 
 /// After a lost watch, and between two looks however many wakes there are.

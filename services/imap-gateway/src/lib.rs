@@ -30,6 +30,7 @@ mod search;
 mod selected;
 mod session;
 mod store;
+mod waiting;
 mod wire;
 
 use std::{net::SocketAddr, sync::Arc};

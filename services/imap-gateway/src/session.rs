@@ -13,7 +13,6 @@ use crate::{
     Gateway,
     capability::{State, capabilities},
     failure::{Failure, Outcome},
-    idle::{RETRY, SETTLE, next},
     metrics::Counted,
     notify::Notified,
     selected::{Selected, only_gone},
@@ -23,8 +22,6 @@ use crate::{
 /// Failed logins, and commands in a row that are none, after which the client is turned away.
 const MAX_FAILED_LOGINS: u32 = 5;
 const MAX_BAD: u32 = 20;
-/// A service that shuts down sends away one session in this time, on average.
-const PER_GOODBYE: std::time::Duration = std::time::Duration::from_millis(5);
 
 pub(crate) struct Session {
     pub gateway: Arc<Gateway>,
@@ -59,7 +56,7 @@ pub(crate) const UID_REQUIRED: &str = "[UIDREQUIRED] Messages are named by UID o
 
 /// What comes after a command.
 #[derive(PartialEq, Eq)]
-enum Next {
+pub(crate) enum Next {
     GoOn,
     Close,
 }
@@ -148,63 +145,6 @@ impl Session {
                 self.bye("Too many failed logins.");
                 return Ok(());
             }
-        }
-    }
-
-    /// Until the client says more, or there is something to tell that it asked for (NOTIFY).
-    async fn wait(&mut self) -> io::Result<Next> {
-        let config = &self.gateway.config;
-        let patience = if self.account.is_some() { config.idle_timeout() } else { config.login_timeout() };
-        let poll = config.poll_interval();
-        let until = tokio::time::Instant::now() + patience;
-        loop {
-            self.tell_due().await?;
-            self.wire.flush().await?;
-            self.wire.rest();
-            let leaving = leaving(self.shutdown.clone(), &mut self.leave_at, self.gateway.clone());
-            let notified = async {
-                match &mut self.notified {
-                    None => std::future::pending().await,
-                    Some(notified) => {
-                        let pause = if notified.watch.is_some() { poll } else { RETRY };
-                        if let Ok(false) = tokio::time::timeout(pause, next(&mut notified.watch)).await {
-                            notified.watch = None;
-                        }
-                        notified.is_due = true;
-                        // The first wake is told at once; those of a burst are gathered.
-                        tokio::time::sleep_until(notified.told + SETTLE).await;
-                    }
-                }
-            };
-            tokio::select! {
-                biased;
-                () = leaving => return Ok(self.bye("[UNAVAILABLE] Server is shutting down.")),
-                read = tokio::time::timeout_at(until, self.wire.read()) => return match read {
-                    Ok(read) => read.map(|()| Next::GoOn),
-                    // RFC 9051 §5.4.
-                    Err(_) => Ok(self.bye("Autologout; idle for too long.")),
-                },
-                () = notified => {}
-            }
-        }
-    }
-
-    /// Not in the middle of a command, whose sequence numbers would mean something else then.
-    async fn tell_due(&mut self) -> io::Result<()> {
-        let Some(account) = self.account else { return Ok(()) };
-        let is_due = self.notified.as_ref().is_some_and(|n| n.is_due);
-        if !is_due || !self.wire.framer.is_between() {
-            return Ok(());
-        }
-        if self.notified.as_ref().is_some_and(|n| n.watch.is_none()) {
-            let watch = self.watch(account).await;
-            if let Some(notified) = &mut self.notified {
-                notified.watch = watch;
-            }
-        }
-        match self.tell_notified(account).await {
-            Err(Failure::Gone(e)) => Err(e),
-            _ => Ok(()),
         }
     }
 
@@ -448,7 +388,7 @@ impl Session {
         respond::line(&mut self.wire.out, tag.unwrap_or("*"), format_args!("BAD {text}"));
     }
 
-    fn bye(&mut self, text: &str) -> Next {
+    pub(crate) fn bye(&mut self, text: &str) -> Next {
         respond::line(&mut self.wire.out, "*", format_args!("BYE {text}"));
         Next::Close
     }
@@ -467,26 +407,4 @@ fn names_by_sequence(body: &CommandBody) -> bool {
         }
         _ => false,
     }
-}
-
-/// Ends when this session has to say goodbye: sessions leave one after the other, so that their
-/// clients do not come back all at once. Few sessions need no time for that.
-pub(crate) async fn leaving(
-    shutdown: CancellationToken,
-    leave_at: &mut Option<tokio::time::Instant>,
-    gateway: Arc<Gateway>,
-) {
-    shutdown.cancelled().await;
-    let at = leave_at.get_or_insert_with(|| {
-        let spread = (PER_GOODBYE * gateway.metrics.active_sessions()).min(gateway.config.drain_spread());
-        tokio::time::Instant::now() + spread.mul_f64(chance())
-    });
-    tokio::time::sleep_until(*at).await;
-}
-
-/// Between 0 and 1; every hasher has keys of its own.
-fn chance() -> f64 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    let bits = std::hash::RandomState::new().build_hasher().finish() >> 32;
-    bits as f64 / f64::from(u32::MAX)
 }

@@ -1,7 +1,5 @@
 //! How a session begins and ends.
 
-use std::{sync::atomic::Ordering, time::Duration};
-
 use super::support::System;
 
 #[tokio::test]
@@ -32,7 +30,7 @@ async fn login_and_logout() {
              S: * ID (\"name\" \"Postroad\")
              S: a7 OK …
              C: a8 NAMESPACE
-             S: * NAMESPACE ((\"\" \"/\")) NIL NIL
+             S: * NAMESPACE ((\"\" \"/\")) ((\"Other Users/\" \"/\")) NIL
              S: a8 OK …
              C: a9 LOGOUT
              S: * BYE …

@@ -15,7 +15,7 @@ async fn new_mail_is_told_with_what_was_asked() {
         )
         .await;
     system.fake.deliver(HI);
-    client.play("S: * 1 EXISTS\nS: * 1 RECENT\nS: * 1 FETCH (UID 1 BODY[HEADER.FIELDS (Subject)] {15}").await;
+    client.play("S: * 1 EXISTS\nS: * 0 RECENT\nS: * 1 FETCH (UID 1 BODY[HEADER.FIELDS (Subject)] {15}").await;
     assert_eq!(client.exactly(15).await, b"Subject: Hi\r\n\r\n");
     client.play("S: )").await;
     system.fake.flag(1, 4);
@@ -25,7 +25,7 @@ async fn new_mail_is_told_with_what_was_asked() {
     // From now on only who asks is told.
     client.play("C: b NOTIFY NONE\nS: b OK …").await;
     system.fake.deliver(HI);
-    client.play("C: c NOOP\nS: * 1 EXISTS\nS: * 1 RECENT\nS: c OK …").await;
+    client.play("C: c NOOP\nS: * 1 EXISTS\nS: * 0 RECENT\nS: c OK …").await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::TlsConnector;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use fake::Fake;
 
@@ -21,7 +21,8 @@ pub struct System {
     pub fake: Fake,
     address: SocketAddr,
     pub gateway: Service,
-    mda: CancellationToken,
+    /// Ends the mda with the system.
+    _mda: DropGuard,
 }
 
 impl System {
@@ -48,7 +49,7 @@ impl System {
         tokio::spawn(runtime::grpc::serve(mda, routes, stop.clone()));
         let gateway = Service::detached("imap-gateway");
         tokio::spawn(imap_gateway::run(config, gateway.clone()));
-        Self { fake, address, gateway, mda: stop }
+        Self { fake, address, gateway, _mda: stop.drop_guard() }
     }
 
     pub async fn connect(&self) -> Client {
