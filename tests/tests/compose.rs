@@ -65,7 +65,8 @@ fn what_watches_is_provisioned() {
     promtool(&["check", "config", "--syntax-only"], "compose/prometheus.yml");
     promtool(&["check", "rules"], "alerts.yaml");
     let scraped = yaml("compose/prometheus.yml")["scrape_configs"][0]["static_configs"][0]["targets"].to_string();
-    for service in ["mda", "auth-checker", "smtp-ingress", "outbound-relay", "imap-gateway", "pop3-gateway", "console"] {
+    for service in ["mda", "auth-checker", "smtp-ingress", "outbound-relay", "imap-gateway", "pop3-gateway", "console"]
+    {
         assert!(scraped.contains(&format!("\"{service}:9100\"")), "{service} in {scraped}");
     }
     let sources = yaml("compose/grafana-datasources.yaml");

@@ -142,7 +142,11 @@ smtp.sendmail("eve@zeta.com", "bob@example.com", b"From: eve@zeta.com\r\nMessage
     assert_eq!(names(acme.ok("GET", "/domains", Value::Null).await, "name"), ["acme.com"]);
     assert_eq!(names(acme.ok("GET", "/accounts", Value::Null).await, "address"), ["eve@acme.com"]);
     assert_eq!(names(operator.ok("GET", "/accounts", Value::Null).await, "address").len(), 3);
+    let changed =
+        acme.ok("PUT", "/accounts/eve@acme.com", json!({ "quota_bytes": 5_000_000, "disabled": false })).await;
+    assert_eq!((&changed["quota_bytes"], &changed["disabled"]), (&json!(5_000_000), &json!(false)));
     let refused = [
+        ("PUT", "/accounts/eve@zeta.com", json!({ "quota_bytes": 1 })),
         ("GET", "/domains/zeta.com", Value::Null),
         ("GET", "/accounts?domain=zeta.com", Value::Null),
         ("GET", "/aliases?domain=zeta.com", Value::Null),

@@ -114,6 +114,7 @@ async fn no_writer_gets_past_the_limit_whoever_writes_beside_it() {
             uids: vec![UidRange { first: 1, last: 1 }],
             target: "Archive".into(),
             r#move: false,
+            ..CopyRequest::default()
         };
         mda.mailboxes().copy(request).await.map(drop)
     });
@@ -170,7 +171,9 @@ async fn counters_agree_with_a_recount_after_everything_at_once() {
             let drafts = mailbox_id(mda, account, "Drafts").await;
             let one = vec![UidRange { first: uid, last: uid }];
             let (target, r#move) = (["Archive", "Sent"][n % 2].into(), n % 4 == 0);
-            let copy = CopyRequest { account_id: account, mailbox_id: drafts, uids: one.clone(), target, r#move };
+            let uids = one.clone();
+            let copy =
+                CopyRequest { account_id: account, mailbox_id: drafts, uids, target, r#move, ..Default::default() };
             drop(mda.mailboxes().copy(copy).await);
             let expunge = ExpungeRequest { account_id: account, mailbox_id: drafts, uids: one, regardless: true };
             mda.mailboxes().expunge(expunge).await.unwrap();

@@ -103,6 +103,12 @@ export async function accounts(session) {
         a.quota_bytes ? [el("meter", { min: 0, max: a.quota_bytes, high: a.quota_bytes * 0.9, value: a.used_bytes, "aria-label": "Quota used" }), ` ${bytes(a.used_bytes)} of ${bytes(a.quota_bytes)}`] : bytes(a.used_bytes),
         a.disabled ? tag("disabled", "warn") : tag("active", "good"),
         manages(session) ? el("div", { class: "buttons small" },
+          action("Quota", async () => {
+            const mb = prompt(`Quota of ${a.address} in MB; 0 is no limit`, String(a.quota_bytes / 1e6));
+            if (mb === null || !(Number(mb) >= 0)) return "Quota: nothing changed";
+            await api.put(path, { quota_bytes: Math.round(Number(mb) * 1e6) });
+            await load();
+          }),
           action(a.disabled ? "Enable" : "Disable", async () => { await api.put(path, { disabled: !a.disabled }); await load(); }),
           action("Remove", async () => { await api.remove(path); await load(); }, { danger: true, sure: `Remove ${a.address} and all its mail?` })) : ""));
     }), "No account yet."));

@@ -1,6 +1,6 @@
 use proto::admin::{
     Account as Wire, CreateAccountRequest, DeleteAccountRequest, ListAccountsRequest, SetAccountDisabledRequest,
-    SetPasswordRequest,
+    SetPasswordRequest, SetQuotaRequest,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,9 @@ pub struct Change {
     password: Option<String>,
     #[serde(default)]
     disabled: Option<bool>,
+    /// Bytes; 0 means no limit.
+    #[serde(default)]
+    quota_bytes: Option<u64>,
 }
 
 /// The domains to list: the one that is asked for, or all of the caller's.
@@ -82,7 +85,7 @@ fn password(text: String) -> Result<String, Problem> {
 pub async fn list(call: Call, of: OfDomain, _: Nothing) -> Result<Json<Vec<Account>>, Problem> {
     let mut accounts = Vec::new();
     for domain in domains_of(&call.app, call.caller()?, &of.domain).await? {
-        let request = ListAccountsRequest { domain, ..Default::default() };
+        let request = ListAccountsRequest { domain, ..ListAccountsRequest::default() };
         let found = call.app.admin.clone().list_accounts(call.scoped(request)?).await?.into_inner().accounts;
         accounts.extend(found.into_iter().map(Account::from));
     }
@@ -107,11 +110,19 @@ pub async fn change(call: Call, _: Nothing, change: Change) -> Result<Json<Accou
         let request = SetPasswordRequest { address: address.clone(), password: password(text)?, ..Default::default() };
         account = Some(call.app.admin.clone().set_password(call.scoped(request)?).await?.into_inner());
     }
+    if let Some(quota_bytes) = change.quota_bytes {
+        // The limit of messages stays.
+        let request = ListAccountsRequest { domain: String::new(), address: address.clone() };
+        let found = call.app.admin.clone().list_accounts(call.scoped(request)?).await?.into_inner().accounts;
+        let quota_messages = found.first().map_or(0, |a| a.quota_messages);
+        let request = SetQuotaRequest { address: address.clone(), quota_bytes, quota_messages };
+        account = Some(call.app.admin.clone().set_quota(call.scoped(request)?).await?.into_inner());
+    }
     if let Some(disabled) = change.disabled {
         let request = SetAccountDisabledRequest { address, disabled };
         account = Some(call.app.admin.clone().set_account_disabled(call.scoped(request)?).await?.into_inner());
     }
-    account.map(|a| Json(a.into())).ok_or_else(|| Problem::bad_request("expected password or disabled"))
+    account.map(|a| Json(a.into())).ok_or_else(|| Problem::bad_request("expected password, disabled or quota_bytes"))
 }
 
 pub async fn delete(call: Call, _: Nothing, _: Nothing) -> Result<NoContent, Problem> {

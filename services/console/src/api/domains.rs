@@ -7,7 +7,7 @@ use dns::{
 };
 use proto::{
     admin::{CreateDomainRequest, DeleteDomainRequest, GetDomainRequest},
-    console::{AssignDomainRequest, ListDomainsRequest},
+    console::ListDomainsRequest,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,27 +66,9 @@ pub async fn create(call: Call, _: Nothing, new: New) -> Result<Created<Listed>,
             format!("domain {} is there, of tenant {}", there.name, there.tenant),
         ));
     }
-    let made = app
-        .admin
-        .clone()
-        .create_domain(call.scoped(CreateDomainRequest { name: domain.to_string(), ..Default::default() })?)
-        .await?
-        .into_inner();
-    if new.tenant.is_empty() {
-        return Ok(Created(Listed { name: made.name, tenant: "default".into() }));
-    }
-    let request = AssignDomainRequest { name: made.name.clone(), tenant: new.tenant };
-    match app.console.clone().assign_domain(request).await {
-        Ok(assigned) => {
-            let assigned = assigned.into_inner();
-            Ok(Created(Listed { name: assigned.name, tenant: assigned.tenant }))
-        }
-        Err(status) => {
-            // Not half of what was asked for.
-            app.admin.clone().delete_domain(call.scoped(DeleteDomainRequest { name: made.name })?).await?;
-            Err(status.into())
-        }
-    }
+    let request = CreateDomainRequest { name: domain.to_string(), tenant: new.tenant };
+    let made = app.admin.clone().create_domain(call.scoped(request)?).await?.into_inner();
+    Ok(Created(Listed { name: made.name, tenant: made.tenant }))
 }
 
 pub fn domain(text: &str) -> Result<Domain, Problem> {

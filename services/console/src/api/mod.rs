@@ -87,7 +87,7 @@ pub fn routes() -> Vec<Route> {
         route(
             put.clone(),
             "/accounts/{address}",
-            ("changeAccount", "Set a password, disable or enable"),
+            ("changeAccount", "Set a password or quota, disable or enable"),
             Manage,
             accounts::change,
         ),

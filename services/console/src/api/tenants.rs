@@ -1,4 +1,4 @@
-use proto::console::{CreateTenantRequest, ListTenantsRequest};
+use proto::admin::{CreateTenantRequest, ListTenantsRequest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -15,12 +15,12 @@ pub struct Tenant {
 }
 
 pub async fn list(call: Call, _: Nothing, _: Nothing) -> Result<Json<Vec<Tenant>>, Problem> {
-    let tenants = call.app.console.clone().list_tenants(ListTenantsRequest {}).await?.into_inner().tenants;
+    let tenants = call.app.admin.clone().list_tenants(ListTenantsRequest {}).await?.into_inner().tenants;
     Ok(Json(tenants.into_iter().map(|t| Tenant { name: t.name }).collect()))
 }
 
 pub async fn create(call: Call, _: Nothing, tenant: Tenant) -> Result<Created<Tenant>, Problem> {
     let request = CreateTenantRequest { name: tenant.name };
-    let made = call.app.console.clone().create_tenant(request).await?.into_inner();
+    let made = call.app.admin.clone().create_tenant(request).await?.into_inner();
     Ok(Created(Tenant { name: made.name }))
 }

@@ -139,7 +139,12 @@ enum Current {
 /// `patience` bounds the wait for one answer.
 pub(crate) fn connection(url: &Url, patience: Duration) -> Connection {
     let Place::One(client) = &url.0 else {
-        return Connection::Many(Many { place: Arc::new(url.0.clone()), patience, current: Arc::default(), rests_until: Arc::default() });
+        return Connection::Many(Many {
+            place: Arc::new(url.0.clone()),
+            patience,
+            current: Arc::default(),
+            rests_until: Arc::default(),
+        });
     };
     let config = ConnectionManagerConfig::new()
         .set_number_of_retries(1)
@@ -203,7 +208,10 @@ impl Many {
     /// A server that is gone, or is no master any more, is not asked again.
     fn after<T>(&self, answer: &RedisResult<T>) {
         let is_trouble = |e: &redis::RedisError| {
-            e.is_io_error() || e.is_timeout() || e.is_unrecoverable_error() || matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
+            e.is_io_error()
+                || e.is_timeout()
+                || e.is_unrecoverable_error()
+                || matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
         };
         if answer.as_ref().is_err_and(is_trouble) {
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;

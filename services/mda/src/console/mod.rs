@@ -1,14 +1,13 @@
 //! The gRPC service Console: tokens, whose domain is whose, search in one tenant's messages.
 
+mod domains;
 mod messages;
-mod tenants;
 mod tokens;
 
 use proto::console::{
-    AssignDomainRequest, CheckTokenRequest, CreateTenantRequest, CreateTokenRequest, CreateTokenResponse, Domain,
-    FindMessagesRequest, FindMessagesResponse, ListDomainsRequest, ListDomainsResponse, ListTenantsRequest,
-    ListTenantsResponse, ListTokensRequest, ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse, Tenant, Token,
-    console_server,
+    CheckTokenRequest, CreateTokenRequest, CreateTokenResponse, FindMessagesRequest, FindMessagesResponse,
+    ListDomainsRequest, ListDomainsResponse, ListTokensRequest, ListTokensResponse, RevokeTokenRequest,
+    RevokeTokenResponse, Token, console_server,
 };
 use sqlx::PgPool;
 use tonic::{Request, Response, Status};
@@ -41,23 +40,11 @@ impl console_server::Console for Console {
         tokens::check(&self.pool, &request.into_inner().hash).await.map(Response::new)
     }
 
-    async fn create_tenant(&self, request: Request<CreateTenantRequest>) -> Result<Response<Tenant>, Status> {
-        tenants::create(&self.pool, &request.into_inner().name).await.map(Response::new)
-    }
-
-    async fn list_tenants(&self, _: Request<ListTenantsRequest>) -> Result<Response<ListTenantsResponse>, Status> {
-        tenants::list(&self.pool).await.map(Response::new)
-    }
-
     async fn list_domains(
         &self,
         request: Request<ListDomainsRequest>,
     ) -> Result<Response<ListDomainsResponse>, Status> {
-        tenants::domains(&self.pool, &request.into_inner().tenant).await.map(Response::new)
-    }
-
-    async fn assign_domain(&self, request: Request<AssignDomainRequest>) -> Result<Response<Domain>, Status> {
-        tenants::assign(&self.pool, request.into_inner()).await.map(Response::new)
+        domains::list(&self.pool, &request.into_inner().tenant).await.map(Response::new)
     }
 
     async fn find_messages(
