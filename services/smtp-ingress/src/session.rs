@@ -71,11 +71,7 @@ impl Parts {
             ),
             checker: Checker::new(channel(&config.auth_checker, config.checker_seconds)),
             spool: Spool::new(channel(&config.mda, config.accept_seconds)),
-            teller: Teller::start(
-                channel(&config.mda, config.accept_seconds),
-                config.tell_refusals,
-                metrics.clone(),
-            ),
+            teller: Teller::start(channel(&config.mda, config.accept_seconds), config.tell_refusals, metrics.clone()),
             budget: Budget::new(config.max_bytes_in_flight, metrics.bytes_in_flight.clone()),
             config,
             encryption,
@@ -122,10 +118,10 @@ pub async fn run(connection: Connection, role: Role, offer: Arc<Offer>, parts: A
     }
 }
 
-/// Memory that a message of so many octets takes: its pieces, one that grows, the room to read into,
+/// Memory that a message of so many octets takes: its pieces, the room to read into,
 /// and its copies in the buffers of the calls that pass it on.
 fn occupied(held: usize) -> usize {
-    held + held / 8 + held.min(smtp::server::PIECE) + CONTENT_ROOM
+    held + held / 8 + CONTENT_ROOM
 }
 
 /// Who speaks, as the journey has it.
