@@ -211,9 +211,9 @@ impl runtime::ServiceConfig for Config {
         }
         self.validate_guards()?;
         // A message may occupy twice its size while it grows.
-        if (self.max_bytes_in_flight as u64) < self.max_message_size.saturating_mul(2) {
+        if (self.max_bytes_in_flight as u64) < self.max_message_size.saturating_mul(2).max(1 << 20) {
             return Err(format!(
-                "configuration key \"max_bytes_in_flight\" = {}: expected at least twice \"max_message_size\" = {}",
+                "configuration key \"max_bytes_in_flight\" = {}: expected at least 1048576 and twice \"max_message_size\" = {}",
                 self.max_bytes_in_flight, self.max_message_size
             ));
         }

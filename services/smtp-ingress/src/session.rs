@@ -118,10 +118,10 @@ pub async fn run(connection: Connection, role: Role, offer: Arc<Offer>, parts: A
     }
 }
 
-/// Memory that a message of so many octets takes: its pieces, one that grows, the room to read into,
+/// Memory that a message of so many octets takes: its pieces, the room to read into,
 /// and its copies in the buffers of the calls that pass it on.
 fn occupied(held: usize) -> usize {
-    held + held / 8 + held.min(smtp::server::PIECE) + CONTENT_ROOM
+    held + held / 8 + CONTENT_ROOM
 }
 
 /// Who speaks, as the journey has it.

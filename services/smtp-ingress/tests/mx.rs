@@ -292,7 +292,7 @@ async fn starttls_discards_what_was_pipelined() {
 async fn sizes_and_memory_are_bounded() {
     let site = Site::with(|config| {
         config.max_message_size = 300_000;
-        config.max_bytes_in_flight = 600_000;
+        config.max_bytes_in_flight = 1_200_000;
     })
     .await;
     site.play(
