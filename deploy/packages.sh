@@ -78,6 +78,7 @@ case "${1:?demo, test, check, chart, images or bench}" in
         want dovecot dovecot-imapd
         want openssl openssl
         /usr/bin/python3 -c 'import Milter' 2>/dev/null || need+=(python3-milter)
+        want gsasl gsasl
         want prometheus prometheus
         want chromium chromium
         want chromedriver chromium-driver

@@ -99,7 +99,7 @@ async fn ten_messages_overtake_a_flood_of_another_tenant_into_mailboxes() {
         .await
         .unwrap();
         if there == 10 {
-            println!("{waiting} of the flood still wait");
+            eprintln!("{waiting} of the flood still wait");
             assert!(waiting > 20_000, "only {waiting} of 40,000 wait when the ten are there");
             break;
         }
@@ -137,7 +137,7 @@ async fn ten_messages_overtake_a_flood_of_another_tenant_to_other_hosts() {
         acknowledger.acknowledge(&entries).await;
         assert!(before < 10_000, "{found} of ten after {before} entries");
     }
-    println!("the ten came within {before} entries");
+    eprintln!("the ten came within {before} entries");
     assert!(before < 2_000, "the ten came within {before} entries");
 }
 

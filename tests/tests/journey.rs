@@ -182,8 +182,14 @@ async fn an_attempts_words_dialogue_and_trace_are_its_own() {
     envelope.traceparent = format!("00-{}-{}-01", "a".repeat(32), "b".repeat(16));
     let id = accept(&mda, envelope, "1@else.net").await;
     let deliveries = vec![DeliveryId { queue_id: id.clone(), number: 0 }];
-    let claimed =
-        mda.spool().claim(ClaimRequest { deliveries, lease_ms: 5_000 }).await.unwrap().into_inner().claimed.remove(0);
+    let claimed = mda
+        .spool()
+        .claim(ClaimRequest { deliveries, lease_ms: 5_000, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner()
+        .claimed
+        .remove(0);
     let event = Event {
         service: "outbound-relay".into(),
         text: "451 later".into(),

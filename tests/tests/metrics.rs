@@ -259,7 +259,7 @@ async fn the_dashboard_of_one_message_answers_by_both_ids() {
         let text = messages.replace("$message", wanted);
         let text = format!("select queue_id from ({text}) m");
         let found: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(&mut sql).await.unwrap();
-        assert_eq!(found, [id.clone()], "{wanted}");
+        assert_eq!(found, std::slice::from_ref(&id), "{wanted}");
         let text =
             format!("select event || coalesce(' ' || dialogue, '') from ({}) e", events.replace("$message", wanted));
         let told: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_all(&mut sql).await.unwrap();

@@ -86,7 +86,7 @@ async fn a_dump_taken_while_mail_comes_in_is_restored_without_loss() {
         is_over.store(true, Ordering::Relaxed);
     };
     let (during, ()) = futures::join!(writing, dumping);
-    println!("{during} messages came in during the dump");
+    eprintln!("{during} messages came in during the dump");
 
     // The site is lost; the dump and an empty Redis are what there is.
     let restored = database().await;

@@ -19,7 +19,7 @@ pub(crate) enum Source {
     Held(Vec<u8>),
     /// Of a large message: as it comes.
     Far {
-        answers: Streaming<ContentResponse>,
+        answers: Box<Streaming<ContentResponse>>,
         size: u64,
     },
 }
@@ -73,7 +73,7 @@ impl Session {
             Place::Missing => Err(bad()),
             Place::Octets(start, end) => {
                 let answers = self.open_content(account_id, mailbox_id, wanted.uid, start, end, "").await?;
-                Ok(Source::Far { answers, size: end - start })
+                Ok(Source::Far { answers: Box::new(answers), size: end - start })
             }
             Place::Fields(start, end) => {
                 let answers = self.open_content(account_id, mailbox_id, wanted.uid, start, end, "").await?;

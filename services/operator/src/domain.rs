@@ -107,11 +107,7 @@ pub fn on_error<K>(_: Arc<K>, error: &Error, _: Arc<Context>) -> Action {
 }
 
 async fn apply(domain: &Domain, context: &Context, api: &Api<Domain>) -> Result<Action, Error> {
-    let request = CreateDomainRequest {
-        name: domain.spec.name.clone(),
-        tenant: domain.spec.tenant.clone(),
-        ..CreateDomainRequest::default()
-    };
+    let request = CreateDomainRequest { name: domain.spec.name.clone(), tenant: domain.spec.tenant.clone() };
     let created = match context.admin.clone().create_domain(request).await {
         Ok(answer) => answer.into_inner(),
         Err(status) => {

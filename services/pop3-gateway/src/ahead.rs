@@ -53,7 +53,7 @@ impl Ahead {
         }
         let message = self.ready.pop_front().filter(|message| message.uid == place.uid)?;
         let whole = message.header.len() + message.body.len();
-        (u64::try_from(whole) == Ok(place.size)).then(|| [message.header, message.body])
+        (u64::try_from(whole) == Ok(place.size)).then_some([message.header, message.body])
     }
 }
 

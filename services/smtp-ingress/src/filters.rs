@@ -295,7 +295,10 @@ impl Conversation {
         if !output.is_empty() {
             timeout(patience, self.wire.write_all(&output)).await.context("filter reads nothing")??;
         }
-        while due {
+        if !due {
+            return Ok(Answer::Continue);
+        }
+        loop {
             match self.client.answer(&mut self.input)? {
                 Some(Answer::Progress) => {}
                 Some(answer) => return Ok(answer),
@@ -307,7 +310,6 @@ impl Conversation {
                 }
             }
         }
-        Ok(Answer::Continue)
     }
 }
 

@@ -96,11 +96,11 @@ impl World for Known<'_> {
     }
 
     fn has_mailbox(&self, name: &str) -> Option<bool> {
-        Some(name.len() % 2 == 0)
+        Some(name.len().is_multiple_of(2))
     }
 
     fn is_tracked(&self, key: &str) -> Option<bool> {
-        Some(key.len() % 2 == 0)
+        Some(key.len().is_multiple_of(2))
     }
 
     fn environment(&self, _: &str) -> Option<String> {

@@ -39,7 +39,7 @@ pub async fn list(call: Call, of: OfDomain, _: Nothing) -> Result<Json<Vec<Alias
 
 pub async fn set(call: Call, _: Nothing, new: Targets) -> Result<Json<Alias>, Problem> {
     let address = call.caller()?.must_own_address(&call.app, call.part("address")).await?;
-    let request = SetAliasRequest { address: address.to_string(), targets: new.targets, ..SetAliasRequest::default() };
+    let request = SetAliasRequest { address: address.to_string(), targets: new.targets };
     let alias = call.app.admin.clone().set_alias(call.scoped(request)?).await?.into_inner();
     Ok(Json(Alias { address: alias.address, targets: alias.targets }))
 }

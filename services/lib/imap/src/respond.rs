@@ -422,7 +422,7 @@ mod tests {
             "* STATUS \"INBOX\" (MESSAGES 3 MAILBOXID (F7))\r\n"
         );
         assert_eq!(
-            written(|o| flag_lists(o, &["$Forwarded".to_owned()], false)),
+            written(|o| flag_lists(o, &["$Forwarded".to_owned()], Permanent::ALL)),
             "* FLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft $Forwarded)\r\n* OK [PERMANENTFLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft $Forwarded \\*)] Flags permitted.\r\n"
         );
     }

@@ -15,7 +15,7 @@ const MAX_ROUNDS: u32 = 2_000_000;
 const MAX_ARGON2_KIB: u32 = 1 << 20;
 
 enum Hash<'a> {
-    Argon2(PasswordHash),
+    Argon2(Box<PasswordHash>),
     /// `$5$` and `$6$`.
     ShaCrypt(&'a str),
     Bcrypt(&'a str),
@@ -41,7 +41,7 @@ pub fn check(stored: &str) -> Result<(), String> {
 pub fn is_right(password: &str, stored: &str) -> bool {
     let Ok(hash) = parse(stored) else { return false };
     match hash {
-        Hash::Argon2(hash) => Argon2::default().verify_password(password.as_bytes(), &hash).is_ok(),
+        Hash::Argon2(hash) => Argon2::default().verify_password(password.as_bytes(), &*hash).is_ok(),
         Hash::ShaCrypt(hash) => sha_crypt::ShaCrypt::default().verify_password(password.as_bytes(), hash).is_ok(),
         Hash::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
         Hash::Pbkdf2 { salt, rounds, key } => {
@@ -89,7 +89,7 @@ fn argon2_of(hash: &str) -> Result<Hash<'static>, String> {
     if memory > MAX_ARGON2_KIB {
         return Err(format!("Argon2 hash: m = {memory} KiB, expected at most {MAX_ARGON2_KIB}"));
     }
-    Ok(Hash::Argon2(parsed))
+    Ok(Hash::Argon2(Box::new(parsed)))
 }
 
 fn sha_crypt_of(hash: &str) -> Result<Hash<'_>, String> {

@@ -52,7 +52,7 @@ impl Progress {
     }
 
     fn line(&self, mailbox: &str, elapsed: Duration) -> String {
-        let share = |n: u64| if self.bytes == 0 { n } else { n * self.done_bytes.min(self.bytes) / self.bytes };
+        let share = |n: u64| (n * self.done_bytes.min(self.bytes)).checked_div(self.bytes).unwrap_or(n);
         let filled = usize::try_from(share(WIDTH)).unwrap_or_default();
         let rest = usize::try_from(WIDTH).unwrap_or_default().saturating_sub(filled);
         let rate = self.done_bytes as f64 / 1e6 / elapsed.as_secs_f64().max(0.001);
