@@ -330,7 +330,7 @@ async fn journeys_from_before_are_found_after_an_upgrade() {
     let mda = Mda::start_with(|config| config.database_url = url.clone()).await;
     let bob = mda.account("bob@example.com").await;
     let recipient = FindRequest { recipient: "bob@example.com".into(), ..Default::default() };
-    assert_eq!(found(&mda, recipient.clone()).await, [id.clone()]);
+    assert_eq!(found(&mda, recipient.clone()).await, std::slice::from_ref(&id));
     assert_eq!(names(&mda, &id).await.last().unwrap(), "delivered");
     let fresh = accept(&mda, envelope("a@else.net", 0, "bob@example.com", To::AccountId(bob)), "n@x").await;
     assert_eq!(found(&mda, recipient).await, [fresh, id]);
