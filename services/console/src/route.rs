@@ -226,8 +226,10 @@ fn read_body<B: DeserializeOwned + 'static>(body: &[u8]) -> Result<B, Problem> {
     if std::any::TypeId::of::<B>() == std::any::TypeId::of::<Nothing>() {
         return from_value(Value::Object(Map::new()), "body");
     }
-    let value: Value = serde_json::from_slice(body).map_err(|e| Problem::bad_request(format!("body: {e}")))?;
-    from_value(value, "body")
+    // Serde would take a list of the values, too.
+    let value: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|e| Problem::bad_request(format!("body: {e}")))?;
+    from_value(Value::Object(value), "body")
 }
 
 fn from_value<T: DeserializeOwned>(value: Value, what: &str) -> Result<T, Problem> {

@@ -131,7 +131,7 @@ fn a_message_in_a_message() {
 fn depth_and_number_are_bounded() {
     let mut deep = String::new();
     for i in 0..2000 {
-        deep.push_str(&format!("Content-Type: multipart/mixed; boundary=b{i}\n\n--b{i}\n"));
+        deep.push_str(&format!("Content-Type: multipart/mixed; boundary=b{i}.\n\n--b{i}.\n"));
     }
     let leaves = Structure::parse(deep.as_bytes());
     assert_eq!(leaves.leaves().len(), 1);
