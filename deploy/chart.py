@@ -267,7 +267,8 @@ def check_binary(where, document, binaries):
             value = variable.get("value")
             if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
                 url = "redis://h:1/" if "REDIS" in variable["name"] else "postgres://u@h/d"
-                value = url if variable["name"].endswith("_URL") else "secret"
+                key = base64.b64encode(bytes(32)).decode() if "ENCRYPTION" in variable["name"] else "secret"
+                value = url if variable["name"].endswith("_URL") else key
             value = re.sub(r"\$\((\w+)\)", lambda m: environment[m.group(1)], value or "x")
             environment[variable["name"]] = value
         if "POSTROAD_CONFIG" in environment:
