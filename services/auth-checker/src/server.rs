@@ -159,14 +159,17 @@ impl Auth {
     }
 
     /// A signature says that the domain answers for the message (RFC 6376 §1): it must be an
-    /// author's, and nobody else's address may stand beside it.
+    /// author's, or stand above one's (DSNs come from our hosts), and nobody else's address may
+    /// stand beside it.
     async fn is_ours_to_sign(&self, domain: &str, content: &[u8]) -> Result<bool, Status> {
         let header = content.get(..message::split(content)).unwrap_or_default();
         let authors = author_domains(&message::from_addresses(header));
-        if !authors.iter().any(|author| author == domain) {
+        let is_under =
+            |author: &String| author.strip_suffix(domain).is_some_and(|below| below.is_empty() || below.ends_with('.'));
+        if !authors.iter().any(is_under) {
             return Ok(false);
         }
-        for other in authors.iter().filter(|author| *author != domain).take(MAX_AUTHOR_DOMAINS) {
+        for other in authors.iter().filter(|author| !is_under(author)).take(MAX_AUTHOR_DOMAINS) {
             if self.keys.of(other).await?.is_empty() {
                 return Ok(false);
             }
