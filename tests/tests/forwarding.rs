@@ -136,7 +136,8 @@ async fn bounces_of_a_forward_reach_the_sender() {
     assert!(report.contains("multipart/report") && report.contains("nobody@final.com"), "{report}");
     assert!(report.contains("spf=pass smtp.helo=mail.example.com"), "{report}");
 
-    // Accepted, and returned later by final.com: to the reverse-path that it knows.
+    // Accepted, and returned later from there: to the reverse-path that it knows. Nobody signed this
+    // report, so its author is of a domain without a DMARC policy.
     world.send("carol@example.com");
     let path = reverse_path(&read(&world.last, "carol@final.com"));
     let bounce = format!(
@@ -146,7 +147,7 @@ def say(path, sender=""):
     assert smtp.mail(sender)[0] == 250
     code, text = smtp.rcpt(path)
     if code != 250: return code, text
-    return smtp.data(b"From: postmaster@final.com\r\nSubject: returned\r\n\r\nno room\r\n")
+    return smtp.data(b"From: postmaster@returns.com\r\nSubject: returned\r\n\r\nno room\r\n")
 PATH = {path:?}
 local, domain = PATH.split("@")
 parts = local.split("=")
