@@ -103,7 +103,7 @@ impl Release {
         let release = Self { folder: tempfile::tempdir().unwrap() };
         // It finds the services beside itself, so it must be here itself.
         std::fs::copy(programs.join("postroad"), release.folder.path().join("postroad")).unwrap();
-        for service in SERVICES {
+        for service in SERVICES.into_iter().chain(["console"]) {
             release.set(service, programs);
         }
         release

@@ -24,7 +24,7 @@ const FAILURE_DELAY: std::time::Duration = std::time::Duration::from_millis(500)
 
 /// From the greeting to the end.
 pub(crate) async fn run(gateway: Arc<Gateway>, connection: Connection) {
-    let span = info_span!("managesieve.session", client.address = %connection.peer.ip());
+    let span = info_span!("managesieve.session");
     let mut manager = Manager {
         gateway,
         peer: connection.peer.ip(),
