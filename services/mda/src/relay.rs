@@ -9,7 +9,7 @@ use proto::relay::{
 use sqlx::PgPool;
 use tonic::{Request, Response, Status};
 
-use crate::{content::plain, database::status};
+use crate::{content::plain, database::status, reports::day};
 
 pub struct Relay {
     pub pool: PgPool,
@@ -145,10 +145,7 @@ impl relay_server::Relay for Relay {
         request: Request<FinishTlsReportRequest>,
     ) -> Result<Response<FinishTlsReportResponse>, Status> {
         let request = request.into_inner();
-        let day: NaiveDate = request
-            .day
-            .parse()
-            .map_err(|_| Status::invalid_argument(format!("day {:?}: expected YYYY-MM-DD", request.day)))?;
+        let day = day(&request.day)?;
         sqlx::query(
             "with done as (update tls_reports set done = true where day = $1 and domain = $2),
                   old as (delete from tls_reports where done and day < $1 - 30)

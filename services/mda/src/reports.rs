@@ -89,10 +89,7 @@ impl reports_server::Reports for Reports {
         request: Request<FinishDmarcReportRequest>,
     ) -> Result<Response<FinishDmarcReportResponse>, Status> {
         let request = request.into_inner();
-        let day: NaiveDate = request
-            .day
-            .parse()
-            .map_err(|_| Status::invalid_argument(format!("day {:?}: expected YYYY-MM-DD", request.day)))?;
+        let day = day(&request.day)?;
         sqlx::query(
             "with done as (update dmarc_reports set done = true where day = $1 and domain = $2),
                   old as (delete from dmarc_reports where done and day < $1 - 30)
@@ -105,4 +102,8 @@ impl reports_server::Reports for Reports {
         .map_err(status)?;
         Ok(Response::new(FinishDmarcReportResponse {}))
     }
+}
+
+pub fn day(text: &str) -> Result<NaiveDate, Status> {
+    text.parse().map_err(|_| Status::invalid_argument(format!("day {text:?}: expected YYYY-MM-DD")))
 }

@@ -1,5 +1,6 @@
 //! DKIM signatures (RFC 6376) for what `mda` writes itself: DSNs and the answers of vacations.
 
+use address::and_parents;
 use proto::auth::{SignRequest, auth_client::AuthClient};
 use runtime::grpc::{Channel, Peers};
 
@@ -39,10 +40,4 @@ impl Signer {
         }
         content
     }
-}
-
-/// `mx.a.example`, `a.example`: those that can be somebody's.
-fn and_parents(name: &str) -> impl Iterator<Item = &str> {
-    let parents = std::iter::successors(Some(name), |name| name.split_once('.').map(|(_, parent)| parent));
-    parents.filter(|name| name.contains('.')).take(3)
 }

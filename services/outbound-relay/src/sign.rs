@@ -1,5 +1,6 @@
 //! DKIM signatures for what we write ourselves: DSNs and TLS reports (RFC 8460 §3 wants them signed).
 
+use address::and_parents;
 use proto::auth::SignRequest;
 use tonic::Status;
 
@@ -20,22 +21,4 @@ pub(crate) async fn fields(relay: &Relay, from: &str, content: &[u8]) -> Result<
         }
     }
     Ok(String::new())
-}
-
-/// The name and those above it that can be somebody's: `mx.a.example`, `a.example`.
-fn and_parents(name: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(name), |name| name.split_once('.').map(|(_, parent)| parent))
-        .filter(|name| name.contains('.'))
-        .take(3)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_and_its_domains() {
-        assert_eq!(and_parents("mx.a.example").collect::<Vec<_>>(), ["mx.a.example", "a.example"]);
-        assert_eq!(and_parents("localhost").count(), 0);
-    }
 }

@@ -1,6 +1,7 @@
 //! `postroad admin`: tenants, domains, accounts, aliases and groups; keys, reports and tokens; mail in
 //! and out of other formats.
 
+mod alias;
 mod app_password;
 mod authentication;
 mod tenant;
@@ -40,7 +41,7 @@ enum Subject {
     Account(Account),
     /// Addresses that lead to others; "@example.com" takes what has no other address
     #[command(subcommand)]
-    Alias(Alias),
+    Alias(alias::Alias),
     /// Scripts that sort an account's mail (RFC 5228)
     #[command(subcommand)]
     Sieve(rules::Sieve),
@@ -52,7 +53,7 @@ enum Subject {
     Forward(rules::Forward),
     /// Addresses with members, who get its mail and cannot send as it
     #[command(subcommand)]
-    Group(Group),
+    Group(alias::Group),
     /// Customers, with domains and limits of their own
     #[command(subcommand)]
     Tenant(tenant::Tenant),
@@ -219,40 +220,6 @@ impl Password {
         let line = read_password()?;
         Ok(if self.password_hash_stdin { (String::new(), line) } else { (line, String::new()) })
     }
-}
-
-#[derive(Debug, Subcommand)]
-enum Alias {
-    /// Make an alias, or give it other targets
-    Add {
-        address: String,
-        #[arg(required = true)]
-        targets: Vec<String>,
-    },
-    List {
-        domain: Option<String>,
-    },
-    Remove {
-        address: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum Group {
-    /// Add members; the group is made when it is missing
-    Add {
-        address: String,
-        #[arg(required = true)]
-        members: Vec<String>,
-    },
-    /// Take members out
-    Drop {
-        address: String,
-        #[arg(required = true)]
-        members: Vec<String>,
-    },
-    /// Remove the group itself
-    Remove { address: String },
 }
 
 /// What is printed: lines for people, a document for programs.
@@ -456,50 +423,4 @@ fn read_password() -> anyhow::Result<String> {
         bail!("standard input has no password");
     }
     Ok(password.to_owned())
-}
-
-impl Alias {
-    async fn run(self, mut client: Admin) -> anyhow::Result<Answer> {
-        Ok(match self {
-            Alias::Add { address, targets } => {
-                let request = admin::SetAliasRequest { address, targets };
-                let alias = client.set_alias(request).await.map_err(refused)?.into_inner();
-                Answer { lines: vec![alias_line(&alias)], document: alias_document(&alias) }
-            }
-            Alias::List { domain } => {
-                let request = admin::ListAliasesRequest { domain: domain.unwrap_or_default() };
-                let aliases = client.list_aliases(request).await.map_err(refused)?.into_inner().aliases;
-                Answer {
-                    lines: aliases.iter().map(alias_line).collect(),
-                    document: aliases.iter().map(alias_document).collect(),
-                }
-            }
-            Alias::Remove { address } => {
-                let request = admin::DeleteAliasRequest { address: address.clone() };
-                client.delete_alias(request).await.map_err(refused)?;
-                Answer { lines: vec![format!("alias {address} removed")], document: json!({ "removed": address }) }
-            }
-        })
-    }
-}
-
-impl Group {
-    async fn run(self, mut client: Admin) -> anyhow::Result<Answer> {
-        let request = match self {
-            Group::Add { address, members } => admin::ChangeGroupRequest { address, add: members, remove: Vec::new() },
-            Group::Drop { address, members } => admin::ChangeGroupRequest { address, add: Vec::new(), remove: members },
-            Group::Remove { address } => return Alias::Remove { address }.run(client).await,
-        };
-        let group = client.change_group(request).await.map_err(refused)?.into_inner();
-        Ok(Answer { lines: vec![alias_line(&group)], document: alias_document(&group) })
-    }
-}
-
-fn alias_line(alias: &admin::Alias) -> String {
-    let group = if alias.group { "  (group)" } else { "" };
-    format!("{} -> {}{group}", alias.address, alias.targets.join(", "))
-}
-
-fn alias_document(alias: &admin::Alias) -> Value {
-    json!({ "address": alias.address, "targets": alias.targets, "group": alias.group })
 }

@@ -1,9 +1,7 @@
 //! RFC 5228 by its own examples, and what is refused.
 
-mod world;
-
+use crate::world::{Message, holds, outcome, refused, run};
 use sieve::{Limits, RunError, Script, Stop};
-use world::{Message, holds, outcome, refused, run};
 
 const MESSAGE_A: &str = "Date: Tue, 1 Apr 1997 09:06:31 -0800 (PST)
 From: coyote@desert.example.org

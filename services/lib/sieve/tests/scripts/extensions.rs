@@ -1,11 +1,9 @@
 //! The extensions, by the examples of their RFCs.
 
-mod world;
-
 use std::collections::HashMap;
 
+use crate::world::{Message, holds, needs, outcome, refused, run};
 use sieve::{Action, Fact, RunError, Stop};
-use world::{Message, holds, needs, outcome, refused, run};
 
 fn plain() -> Message {
     Message::new(

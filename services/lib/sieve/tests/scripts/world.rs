@@ -1,5 +1,4 @@
 //! A message and what is known about it, for tests.
-#![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::HashMap;
 
