@@ -24,3 +24,22 @@ pub const ACTOR: &str = "postroad-actor";
 
 /// The text of PERMISSION_DENIED when a right is missing, and not room.
 pub const NO_RIGHT: &str = "no right for that";
+
+/// Whether a call may be made twice without harm: the contract says so (`idempotency_level`).
+pub fn is_repeatable(path: &str) -> bool {
+    const PATHS: &[&str] = include!(concat!(env!("OUT_DIR"), "/repeatable.rs"));
+    PATHS.contains(&path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_repeatable;
+
+    #[test]
+    fn reading_may_be_repeated_and_claiming_not() {
+        assert!(is_repeatable("/postroad.directory.v1.Directory/Resolve"));
+        assert!(is_repeatable("/postroad.spool.v1.Spool/Accept"));
+        assert!(!is_repeatable("/postroad.spool.v1.Spool/Claim"));
+        assert!(!is_repeatable("/postroad.mailboxes.v1.Mailboxes/Append"));
+    }
+}

@@ -23,7 +23,11 @@ impl Checker {
             .into_iter()
             .map(|content| VerifyRequest { parameters: parameters.take(), content })
             .collect();
-        Ok(self.0.clone().verify(tokio_stream::iter(requests)).await?.into_inner())
+        let verify = || {
+            let (mut client, requests) = (self.0.clone(), requests.clone());
+            async move { client.verify(tokio_stream::iter(requests)).await }
+        };
+        Ok(runtime::grpc::again(verify).await?.into_inner())
     }
 
     /// The fields to prepend; empty when the domain has no keys.
@@ -33,7 +37,11 @@ impl Checker {
             .into_iter()
             .map(|content| SignRequest { domain: domain.take().unwrap_or_default(), content })
             .collect();
-        Ok(self.0.clone().sign(tokio_stream::iter(requests)).await?.into_inner().header)
+        let sign = || {
+            let (mut client, requests) = (self.0.clone(), requests.clone());
+            async move { client.sign(tokio_stream::iter(requests)).await }
+        };
+        Ok(runtime::grpc::again(sign).await?.into_inner().header)
     }
 }
 

@@ -1,14 +1,10 @@
 //! Accept: the commit behind a 250 (Invariant 1).
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
 use proto::spool::{AcceptRequest, Envelope, spool_client::SpoolClient};
 use runtime::grpc::Channel;
 use tonic::Status;
 
-/// After a failure, in the same session: a pod that goes away must not cost a 451.
-const RETRIES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
 /// Pieces up to this size travel in one request.
 const SMALL: usize = 64 * 1024;
 
@@ -23,17 +19,14 @@ impl Spool {
     /// `Ok` means committed. The queue id makes a retry the same message, also when only the
     /// answer to the first try was lost.
     pub async fn accept(&self, envelope: Envelope, pieces: &[Bytes]) -> Result<(), Status> {
-        let mut retries = RETRIES.into_iter();
         let mut envelope = Some(envelope);
         let requests: Vec<_> =
             chunks(pieces).into_iter().map(|content| AcceptRequest { envelope: envelope.take(), content }).collect();
-        loop {
-            let Err(status) = self.0.clone().accept(tokio_stream::iter(requests.clone())).await else { return Ok(()) };
-            match retries.next().filter(|_| runtime::grpc::is_transient(&status)) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(status),
-            }
-        }
+        let accept = || {
+            let (mut client, requests) = (self.0.clone(), requests.clone());
+            async move { client.accept(tokio_stream::iter(requests)).await }
+        };
+        runtime::grpc::again(accept).await.map(drop)
     }
 }
 

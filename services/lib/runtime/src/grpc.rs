@@ -177,6 +177,9 @@ impl Service<Call> for Deadline {
                 Ok(answer) => answer,
                 Err(_) => Ok(Status::unavailable("no answer in time").into_http()),
             };
+            if let Err(e) = &answer {
+                tracing::info!(path, error = %chain(e), "call failed");
+            }
             let code = answer.as_ref().map_or(Code::Unavailable, calls::code);
             calls::client_ended(&path, code, started);
             answer
@@ -245,6 +248,32 @@ impl<S: Service<Call>> Service<Call> for Whole<S> {
     }
 }
 
+/// With its causes: the outermost says no more than "transport error".
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+/// After a failure, in the same session: a pod that goes away must not cost anybody a 451.
+const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
+
+/// Makes a call that may run twice and is too large to be kept by the channel; trouble that may
+/// pass is tried again.
+pub async fn again<T, F: Future<Output = Result<T, Status>>>(mut call: impl FnMut() -> F) -> Result<T, Status> {
+    for pause in AGAIN {
+        match call().await {
+            Err(status) if is_transient(&status) => tokio::time::sleep(pause).await,
+            answer => return answer,
+        }
+    }
+    call().await
+}
+
 /// Whether the trouble may pass: then SMTP says 4xx, IMAP `[UNAVAILABLE]`, POP3 `[SYS/TEMP]`.
 pub fn is_transient(status: &Status) -> bool {
     !matches!(
@@ -262,6 +291,8 @@ pub fn is_transient(status: &Status) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -338,6 +369,44 @@ mod tests {
             let status = client.verify(one).await.expect_err("a refusal is an answer");
             assert_eq!(status.code(), Code::Unimplemented, "{status}");
         }
+    }
+
+    /// Takes the request, then breaks the connection: a pod that was killed.
+    async fn broken_after_reading(listener: tokio::net::TcpListener, broken: std::sync::Arc<AtomicUsize>) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let broken = broken.clone();
+            tokio::spawn(async move {
+                use tokio::io::AsyncReadExt as _;
+                // Preface, SETTINGS, HEADERS and DATA; one read is not all of them.
+                let mut taken = vec![0; 4096];
+                let mut total = 0;
+                while let Ok(Ok(n @ 1..)) =
+                    tokio::time::timeout(Duration::from_millis(200), stream.read(&mut taken)).await
+                {
+                    total += n;
+                }
+                // The knock of `reach` says nothing.
+                if total > 0 {
+                    broken.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_may_run_twice_is_sent_again_after_it_was_sent() {
+        let broken = std::sync::Arc::new(AtomicUsize::new(0));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let peers = listener.local_addr().expect("bound").into();
+        tokio::spawn(broken_after_reading(listener, broken.clone()));
+        let channel = channel(&peers, Duration::from_secs(20));
+        let mut directory = proto::directory::directory_client::DirectoryClient::new(channel.clone());
+        let status = directory.resolve(proto::directory::ResolveRequest::default()).await.expect_err("nobody answers");
+        assert!(is_transient(&status), "{status}");
+        assert_eq!(broken.swap(0, Ordering::SeqCst), 5, "the first and one after each pause");
+        let mut spool = proto::spool::spool_client::SpoolClient::new(channel);
+        spool.claim(proto::spool::ClaimRequest::default()).await.expect_err("nobody answers");
+        assert_eq!(broken.load(Ordering::SeqCst), 1, "a claim is made once");
     }
 
     #[tokio::test]
