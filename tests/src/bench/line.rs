@@ -7,8 +7,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Longer than any line that ends an answer.
-const TAIL: usize = 512;
+/// Longer than any line that ends an answer: the one of LOGIN has all capabilities.
+const TAIL: usize = 4096;
 
 /// A connection that remembers the last octets it has read.
 pub struct Line {
