@@ -8,8 +8,6 @@ use tonic::Status;
 
 /// Outcomes in one call.
 const BATCH: usize = 256;
-/// Calls in flight.
-const CALLS: usize = 2;
 const QUEUE: usize = 4_096;
 
 struct Job {
@@ -21,20 +19,17 @@ pub(crate) struct Settler(mpsc::Sender<Job>);
 
 impl Settler {
     pub fn start(spool: &SpoolClient<Channel>) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let receiver = std::sync::Arc::new(tokio::sync::Mutex::new(receiver));
-        for _ in 0..CALLS {
-            let (receiver, spool) = (std::sync::Arc::clone(&receiver), spool.clone());
-            tokio::spawn(async move {
-                loop {
-                    let jobs = gather(&mut *receiver.lock().await).await;
-                    if jobs.is_empty() {
-                        return;
-                    }
-                    call(&spool, jobs).await;
+        let (sender, mut receiver) = mpsc::channel(QUEUE);
+        let spool = spool.clone();
+        tokio::spawn(async move {
+            loop {
+                let jobs = gather(&mut receiver).await;
+                if jobs.is_empty() {
+                    return;
                 }
-            });
-        }
+                call(&spool, jobs).await;
+            }
+        });
         Self(sender)
     }
 

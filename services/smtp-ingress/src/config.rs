@@ -73,6 +73,8 @@ pub struct Config {
     pub max_hops: usize,
     /// A full mailbox is refused for now (`defer`, 452 4.2.2) or for good (`refuse`, 552 5.2.2).
     pub over_quota: OverQuota,
+    /// Mail that an alias leads elsewhere gets an ARC seal (RFC 8617), which costs two RSA signatures.
+    pub seal_forwards: bool,
     /// Milliseconds before the greeting of the MX port; only who is no mail server talks in it.
     pub greeting_delay_ms: u64,
     /// Refuse clients that talk before the greeting or pipeline where they must wait (554 5.5.0).
@@ -132,6 +134,7 @@ impl Default for Config {
             max_hold_seconds: 30 * 86_400,
             max_hops: 50,
             over_quota: OverQuota::Defer,
+            seal_forwards: true,
             greeting_delay_ms: 0,
             refuse_early_talkers: false,
             min_bytes_per_second: 100,

@@ -2,7 +2,9 @@
 //!
 //! An idle system answers at once, a busy one pays one commit for many; there is no timer.
 
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tonic::Status;
 
 /// Jobs that wait; more and the door hears that we are busy.
@@ -10,6 +12,10 @@ const QUEUE: usize = 1024;
 /// One batch holds no more jobs and no more bytes (beyond its last job).
 const MAX_JOBS: usize = 128;
 const MAX_BYTES: usize = 16 << 20;
+/// So much is worth a commit beside one in flight; less waits for its end, and joins what comes until
+/// then: a commit costs more than what is in it.
+const WORTH_JOBS: usize = 16;
+const WORTH_BYTES: usize = 256 << 10;
 
 pub struct Job<T> {
     pub work: T,
@@ -41,16 +47,23 @@ impl<T: Send + 'static> Batcher<T> {
         F: Future<Output = ()> + Send,
     {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let receiver = std::sync::Arc::new(tokio::sync::Mutex::new(receiver));
+        let waiting = Arc::new(Mutex::new(receiver));
+        let in_flight = watch::Sender::new(0);
         for _ in 0..workers {
-            let (receiver, work) = (receiver.clone(), work.clone());
+            let (waiting, work, in_flight) = (waiting.clone(), work.clone(), in_flight.clone());
             tokio::spawn(async move {
                 loop {
-                    let jobs = gather(&mut *receiver.lock().await).await;
+                    let jobs = {
+                        let mut waiting = waiting.lock().await;
+                        let jobs = gather(&mut waiting, in_flight.subscribe()).await;
+                        in_flight.send_modify(|n| *n += 1);
+                        jobs
+                    };
                     if jobs.is_empty() {
                         return;
                     }
                     work(jobs).await;
+                    in_flight.send_modify(|n| *n -= 1);
                 }
             });
         }
@@ -66,17 +79,30 @@ impl<T: Send + 'static> Batcher<T> {
     }
 }
 
-/// Waits for one job and takes what else is there. Empty when nobody can hand in any more.
-async fn gather<T>(receiver: &mut mpsc::Receiver<Job<T>>) -> Vec<Job<T>> {
-    let Some(first) = receiver.recv().await else { return Vec::new() };
-    let mut bytes = first.bytes;
-    let mut jobs = vec![first];
-    while jobs.len() < MAX_JOBS && bytes < MAX_BYTES {
-        let Ok(job) = receiver.try_recv() else { break };
-        bytes += job.bytes;
-        jobs.push(job);
+/// Waits for one job and takes what else is there, or comes while another batch is in flight.
+/// Empty when nobody can hand in any more.
+async fn gather<T>(waiting: &mut mpsc::Receiver<Job<T>>, mut in_flight: watch::Receiver<usize>) -> Vec<Job<T>> {
+    let (mut jobs, mut bytes) = (Vec::new(), 0);
+    let Some(first) = waiting.recv().await else { return jobs };
+    let mut next = Some(first);
+    loop {
+        while let Some(job) = next.take() {
+            bytes += job.bytes;
+            jobs.push(job);
+            next = if jobs.len() < MAX_JOBS && bytes < MAX_BYTES { waiting.try_recv().ok() } else { None };
+        }
+        if jobs.len() >= WORTH_JOBS || bytes >= WORTH_BYTES || *in_flight.borrow() == 0 {
+            return jobs;
+        }
+        tokio::select! {
+            // Nobody hands in any more, and the one in flight ends by itself.
+            job = waiting.recv() => match job {
+                None => return jobs,
+                job => next = job,
+            },
+            _ = in_flight.wait_for(|n| *n == 0) => (),
+        }
     }
-    jobs
 }
 
 #[cfg(test)]
