@@ -116,7 +116,8 @@ impl Parts {
             helo: arrival.hello.name.clone(),
             reverse_path: arrival.transaction.reverse_path(),
             authserv_id: self.config.hostname.clone(),
-            seal_domain: if self.config.seal_forwards { arrival.transaction.forwarder() } else { None }.unwrap_or_default(),
+            seal_domain: if self.config.seal_forwards { arrival.transaction.forwarder() } else { None }
+                .unwrap_or_default(),
             quarantine_rejects: arrival.transaction.quarantine_rejects(),
         };
         let verdict = self.checker.verify(parameters, content.pieces()).await.map_err(|s| Refusal::of_status(&s))?;

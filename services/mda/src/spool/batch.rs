@@ -107,13 +107,11 @@ async fn gather<T>(waiting: &mut mpsc::Receiver<Job<T>>, mut in_flight: watch::R
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::*;
 
     #[tokio::test]
     async fn what_arrives_during_a_commit_is_the_next_batch() {
-        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let sizes = Arc::new(std::sync::Mutex::new(Vec::new()));
         let seen = sizes.clone();
         let batcher = Batcher::start(1, move |jobs: Vec<Job<u32>>| {
             seen.lock().expect("not poisoned").push(jobs.len());
@@ -131,6 +129,39 @@ mod tests {
         let sizes = sizes.lock().expect("not poisoned");
         assert_eq!(sizes.iter().sum::<usize>(), 50);
         assert!(sizes.len() < 10, "{sizes:?}");
+    }
+
+    #[tokio::test]
+    async fn only_much_is_committed_beside_a_commit_in_flight() {
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let opened = gate.clone();
+        let batcher = Batcher::start(2, move |jobs: Vec<Job<usize>>| {
+            let (begun, gate) = (begun.clone(), gate.clone());
+            async move {
+                let _ = begun.send(jobs.len());
+                gate.acquire().await.expect("open").forget();
+                jobs.into_iter().for_each(|j| j.finish(Ok(())));
+            }
+        });
+        let hand_in = |count: usize| {
+            for i in 0..count {
+                let batcher = batcher.clone();
+                tokio::spawn(async move { batcher.run(i, 1).await });
+            }
+        };
+        hand_in(1);
+        assert_eq!(begins.recv().await, Some(1));
+        hand_in(3);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(begins.try_recv().is_err(), "three wait");
+        hand_in(WORTH_JOBS - 3);
+        assert_eq!(begins.recv().await, Some(WORTH_JOBS), "with the rest they are worth it");
+        hand_in(2);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(begins.try_recv().is_err(), "both are busy");
+        opened.add_permits(2);
+        assert_eq!(begins.recv().await, Some(2), "nothing is in flight any more");
     }
 
     #[tokio::test]
