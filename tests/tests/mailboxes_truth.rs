@@ -75,9 +75,8 @@ async fn seen(mda: &Mda, account_id: u64, mailbox_id: u64) -> Vec<(u32, u32, u64
         }
     }
     let messages = fetch(mda, request).await.into_iter().flat_map(|answer| answer.messages);
-    let by_messages: Vec<_> = messages
-        .map(|m| (m.uid, m.flags.clone().unwrap().system, m.modseq, m.flags.unwrap().keywords))
-        .collect();
+    let by_messages: Vec<_> =
+        messages.map(|m| (m.uid, m.flags.clone().unwrap().system, m.modseq, m.flags.unwrap().keywords)).collect();
     assert_eq!(by_rows, by_messages);
     by_rows
 }
@@ -126,7 +125,8 @@ async fn what_is_remembered_follows_every_change() {
         assert_eq!((listed.uids, listed.sizes), (uids, first.sizes));
     }
     // What a change behind our back leaves is noticed by the count.
-    let sql = "delete from messages where mailbox_id = $1 and uid = (select max(uid) from messages where mailbox_id = $1)";
+    let sql =
+        "delete from messages where mailbox_id = $1 and uid = (select max(uid) from messages where mailbox_id = $1)";
     sqlx::query(sql).bind(mailbox_id as i64).execute(&mut mda.sql().await).await.unwrap();
     let sql = "update mailboxes set messages = messages - 1 where id = $1";
     sqlx::query(sql).bind(mailbox_id as i64).execute(&mut mda.sql().await).await.unwrap();
@@ -151,7 +151,8 @@ async fn contents_and_filters_are_the_same_from_memory() {
     let structure = envelope[0].messages[1].structure.clone().unwrap();
     assert_eq!(structure.envelope, first[0].messages[1].structure.as_ref().unwrap().envelope);
     assert!(structure.parts.is_empty() && structure.bodystructure.is_empty());
-    let filter = |place: Where, text: &str| Filter { r#where: place.into(), field: "Subject".into(), text: text.into() };
+    let filter =
+        |place: Where, text: &str| Filter { r#where: place.into(), field: "Subject".into(), text: text.into() };
     let search = FetchRequest { content_for_filters: true, ..whole };
     for (filters, found) in [
         (vec![filter(Where::Header, "t")], vec![2, 3]),
@@ -183,7 +184,8 @@ async fn who_was_away_for_too_long_hears_of_every_uid_that_is_not_there() {
     sqlx::query(sql).execute(&mut mda.sql().await).await.unwrap();
     expunge(&mda, alice, mailbox_id, &[10]).await;
     eventually("what is old is forgotten", SOON, || async {
-        let left: i64 = sqlx::query_scalar("select count(*) from expunged").fetch_one(&mut mda.sql().await).await.unwrap();
+        let left: i64 =
+            sqlx::query_scalar("select count(*) from expunged").fetch_one(&mut mda.sql().await).await.unwrap();
         (left == 1).then_some(())
     })
     .await;

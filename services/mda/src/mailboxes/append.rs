@@ -363,5 +363,11 @@ fn prepare(target: AppendTarget, content: Gathered) -> Result<Message, Status> {
     if target.uidl.len() > 70 || !target.uidl.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(Status::invalid_argument("uidl: expected at most 70 octets from 0x21 to 0x7E"));
     }
-    Ok(Message { flags, keywords, internal_date, uidl: target.uidl, stored: Arc::new(content::prepare(&content.finish())?) })
+    Ok(Message {
+        flags,
+        keywords,
+        internal_date,
+        uidl: target.uidl,
+        stored: Arc::new(content::prepare(&content.finish())?),
+    })
 }

@@ -344,8 +344,11 @@ mod tests {
             flags: 0,
             fetched: false,
         };
-        let entries: Vec<Entry> =
-            [100_000, 100_000, 100_000, 9_000_000, 5, 5].into_iter().enumerate().map(|(n, s)| entry(n as u32, s)).collect();
+        let entries: Vec<Entry> = [100_000, 100_000, 100_000, 9_000_000, 5, 5]
+            .into_iter()
+            .enumerate()
+            .map(|(n, s)| entry(n as u32, s))
+            .collect();
         let page: Vec<&Entry> = entries.iter().collect();
         let request = FetchRequest { header: true, body: true, ..FetchRequest::default() };
         assert_eq!(batches(&page, &request), [0..2, 2..3, 3..4, 4..6]);

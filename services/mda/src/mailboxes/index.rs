@@ -279,9 +279,7 @@ pub async fn whole(snapshot: &mut PgConnection, mailbox: &Mailbox) -> Result<Ind
     let (account_id, mailbox_id) = mailbox.key();
     let mut index = Index::new(mailbox.highest_modseq, mailbox.uid_validity);
     index.entries.reserve_exact(usize::try_from(mailbox.messages).unwrap_or_default());
-    let text = format!(
-        "select {COLUMNS} from messages m where m.account_id = $1 and m.mailbox_id = $2 order by m.uid"
-    );
+    let text = format!("select {COLUMNS} from messages m where m.account_id = $1 and m.mailbox_id = $2 order by m.uid");
     let query = sqlx::query_as::<_, Loaded>(sqlx::AssertSqlSafe(text)).bind(account_id).bind(mailbox_id);
     let mut rows = query.fetch(snapshot);
     while let Some(row) = rows.try_next().await? {
@@ -296,14 +294,13 @@ async fn advance(
     mut index: Arc<Index>,
 ) -> Result<Arc<Index>, sqlx::Error> {
     let (account_id, mailbox_id) = mailbox.key();
-    let vanished: Vec<i64> = sqlx::query_scalar(
-        "select uid from expunged where account_id = $1 and mailbox_id = $2 and modseq > $3",
-    )
-    .bind(account_id)
-    .bind(mailbox_id)
-    .bind(index.modseq)
-    .fetch_all(&mut *snapshot)
-    .await?;
+    let vanished: Vec<i64> =
+        sqlx::query_scalar("select uid from expunged where account_id = $1 and mailbox_id = $2 and modseq > $3")
+            .bind(account_id)
+            .bind(mailbox_id)
+            .bind(index.modseq)
+            .fetch_all(&mut *snapshot)
+            .await?;
     let text = format!(
         "select {COLUMNS} from messages m where m.account_id = $1 and m.mailbox_id = $2 and m.modseq > $3 order by m.uid"
     );

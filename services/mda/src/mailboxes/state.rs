@@ -9,13 +9,7 @@ use sqlx::{FromRow, PgConnection, PgExecutor, PgPool, Postgres, Transaction};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{
-    Memory, Which, account, gone,
-    index::Index,
-    ranges,
-    rights::require,
-    uid,
-};
+use super::{Memory, Which, account, gone, index::Index, ranges, rights::require, uid};
 use crate::{database::status, ids};
 
 /// UIDs of one SelectResponse.

@@ -56,11 +56,8 @@ impl Player {
     }
 
     fn opened(&self) -> Answer {
-        let message = |(i, text): (usize, &&str)| Message {
-            uid: 10 + i as u32,
-            size: text.len() as u64,
-            uidl: UniqueId::Own(7),
-        };
+        let message =
+            |(i, text): (usize, &&str)| Message { uid: 10 + i as u32, size: text.len() as u64, uidl: UniqueId::Own(7) };
         Answer::Opened(self.backend.messages.iter().enumerate().map(message).collect())
     }
 
