@@ -4,7 +4,7 @@
 -- index reads expunged once while nothing can be expunged.
 
 alter table expunged add column at timestamptz not null default now();
-create index expunged_by_time on expunged using brin (at) with (autosummarize = on);
+create index expunged_by_time on expunged (at);
 
 -- Of messages that went at this mod-sequence or before, nothing is known any more.
 alter table mailboxes add column forgotten_modseq bigint not null default 0;
