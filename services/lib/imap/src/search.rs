@@ -234,8 +234,9 @@ impl Key {
             Self::Text(needle) => (vec![ContentKey::Text(needle)], Self::All),
             Self::And(keys) => {
                 let (content, rest): (Vec<_>, Vec<_>) = keys.iter().map(Self::split).unzip();
-                let rest = rest.into_iter().filter(|key| *key != Self::All).collect();
-                (content.into_iter().flatten().collect(), Self::And(rest))
+                let rest: Vec<_> = rest.into_iter().filter(|key| *key != Self::All).collect();
+                let rest = if rest.is_empty() { Self::All } else { Self::And(rest) };
+                (content.into_iter().flatten().collect(), rest)
             }
             key => (Vec::new(), key.clone()),
         }
