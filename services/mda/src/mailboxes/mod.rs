@@ -257,7 +257,7 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     async fn changes(&self, request: Request<ChangesRequest>) -> Result<Response<ChangesResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
-        let changes = state::changes(&self.pool, asked.clone()).await?;
+        let changes = state::changes(&self.pool, *asked).await?;
         // What was read when the right was there may be told.
         require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
         Ok(Response::new(changes))
