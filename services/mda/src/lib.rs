@@ -174,6 +174,7 @@ fn start_delivery(
     };
     let worker = tokio::spawn(worker.run(service.shutdown.clone()));
     let retention = Retention { days: config.journey_days, dialogue_days: config.journey_dialogue_days };
+    let expunged_days = config.expunged_days;
     let (pool, metrics, shutdown) = (parts.pool.clone(), parts.metrics.clone(), service.shutdown.clone());
     let dispatcher =
         tokio::spawn(dispatcher::run(pool.clone(), parts.dispatch.clone(), metrics.clone(), shutdown.clone()));
@@ -186,7 +187,7 @@ fn start_delivery(
     };
     let received = tokio::spawn(received.run(shutdown.clone()));
     let forwarder = parts.forwarder.clone();
-    let maintenance = tokio::spawn(maintenance::run(pool, retention, metrics, forwarder, shutdown));
+    let maintenance = tokio::spawn(maintenance::run(pool, retention, expunged_days, metrics, forwarder, shutdown));
     vec![worker, dispatcher, reports, maintenance, received]
 }
 
@@ -221,6 +222,7 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
             appends: mailboxes::appending(pool()),
             wakes: parts.wakes.clone(),
             max_message_size: config.max_message_size,
+            memory: mailboxes::Memory::new(config.memory_bytes),
         };
         routes.add_service(MailboxesServer::new(mailboxes).max_encoding_message_size(MAX_GRPC_MESSAGE));
     }

@@ -28,6 +28,7 @@ pub struct Metrics {
     open: Family<StateLabel, Gauge>,
     set_aside: Gauge,
     reclaimed: Counter,
+    forgotten: Counter,
     rules: Family<RuleLabel, Counter>,
     logins_failed: Counter,
     logins_throttled: Counter,
@@ -93,6 +94,7 @@ impl Metrics {
             open: Family::default(),
             set_aside: Gauge::default(),
             reclaimed: Counter::default(),
+            forgotten: Counter::default(),
             rules: Family::default(),
             srs: Family::default(),
             reports: Family::default(),
@@ -117,6 +119,11 @@ impl Metrics {
             m.set_aside.clone(),
         );
         registry.register("mda_contents_reclaimed", "Contents that nothing referred to", m.reclaimed.clone());
+        registry.register(
+            "mda_expunged_forgotten",
+            "Expunged messages that are not remembered any more",
+            m.forgotten.clone(),
+        );
         registry.register("mda_rule_actions", "What rules of accounts did with messages", m.rules.clone());
         registry.register("mda_logins_failed", "Logins with wrong credentials", m.logins_failed.clone());
         registry.register(
@@ -231,6 +238,10 @@ impl Metrics {
 
     pub fn set_aside(&self, deliveries: i64) {
         self.set_aside.set(deliveries);
+    }
+
+    pub fn forgotten(&self, n: u64) {
+        self.forgotten.inc_by(n);
     }
 
     pub fn reclaimed(&self, n: u64) {

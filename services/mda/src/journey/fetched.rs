@@ -4,13 +4,17 @@ use sqlx::PgPool;
 
 /// Marking and telling are one statement, so that it is told once. What was stored by APPEND has
 /// no journey; a copy in another mailbox is not a first time.
+///
+/// No join of the table with itself: before a new mailbox's statistics are there, the planner may read
+/// all of it for each message.
 const TELL: &str = "
-with first as (
+with free as materialized (
+    select uid from messages
+    where account_id = $1 and mailbox_id = $2 and uid = any ($3) and not fetched
+    order by uid for update skip locked
+), first as (
     update messages m set fetched = true
-    from (select uid from messages
-          where account_id = $1 and mailbox_id = $2 and uid = any ($3) and not fetched
-          order by uid for update skip locked) f
-    where m.account_id = $1 and m.mailbox_id = $2 and m.uid = f.uid
+    where m.account_id = $1 and m.mailbox_id = $2 and m.uid = any (array(select uid from free)) and not m.fetched
     returning m.content_id
 )
 insert into journey (queue_id, name, service, recipient, text, detail)
