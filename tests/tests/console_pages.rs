@@ -360,7 +360,10 @@ for n in range(3):
     })
     .await;
     let first = &listed[2];
-    assert_eq!((&first["from"], &first["subject"]), (&json!("The Boss <boss@bank.com>"), &json!("Zahlung f\u{e4}llig 0")));
+    assert_eq!(
+        (&first["from"], &first["subject"]),
+        (&json!("The Boss <boss@bank.com>"), &json!("Zahlung f\u{e4}llig 0"))
+    );
     assert!(first["reason"].as_str().unwrap().to_lowercase().contains("dmarc"), "{first}");
 
     // By the API: a tenant admin of others finds nothing, support may look and no more.
@@ -398,7 +401,9 @@ for n in range(3):
     picture(&browser, "quarantine").await;
     browser.fill("#quarantine-form input[name=address]", "alice@example.com").await;
     browser.click("#quarantine-form button").await;
-    browser.until("nobody else has any", "document.querySelector('main').innerText.includes('Nothing is in quarantine')").await;
+    browser
+        .until("nobody else has any", "document.querySelector('main').innerText.includes('Nothing is in quarantine')")
+        .await;
     browser.fill("#quarantine-form input[name=address]", "bob@example.com").await;
     browser.click("#quarantine-form button").await;
     browser.click("tr[data-address='bob@example.com'] button").await;
@@ -419,7 +424,9 @@ assert b"pay" in imap.fetch("3", "(BODY[])")[1][0][1]
 
     // Reports: first none, then a picture.
     go(&browser, "reports").await;
-    browser.until("none is there", "document.querySelector('#picture').innerText.includes('Nobody has reported')").await;
+    browser
+        .until("none is there", "document.querySelector('#picture').innerText.includes('Nobody has reported')")
+        .await;
     reported(example).await;
     browser.click("#reports-form button").await;
     browser.until("bars are drawn", "document.querySelectorAll('#chart rect.good[data-day]').length == 13").await;
@@ -433,7 +440,8 @@ assert b"pay" in imap.fetch("3", "(BODY[])")[1][0][1]
     browser.click("details summary").await;
     browser.until("each day is in the table", rows).await;
     let told = operator.ok("GET", "/reports/over-time?domain=example.com&days=3", Value::Null).await;
-    let sums: Vec<_> = told["days"].as_array().unwrap().iter().map(|d| (d["good"].clone(), d["reports"].clone())).collect();
+    let sums: Vec<_> =
+        told["days"].as_array().unwrap().iter().map(|d| (d["good"].clone(), d["reports"].clone())).collect();
     assert_eq!(sums, [(json!(180), json!(2)), (json!(220), json!(2))]);
     assert_eq!(operator.call("GET", "/reports/over-time?kind=spam", Value::Null).await.status, 400);
     is_clean(&browser).await;

@@ -29,7 +29,8 @@ async fn send(mda: &Mda, accounts: &[u64], junk: bool) -> String {
         targets: vec![Target { to: Some(To::AccountId(*id)) }],
         ..Default::default()
     });
-    let verdict = Event { name: "verdict".into(), service: "test".into(), text: "dmarc fail".into(), ..Default::default() };
+    let verdict =
+        Event { name: "verdict".into(), service: "test".into(), text: "dmarc fail".into(), ..Default::default() };
     let envelope = Envelope {
         queue_id: QueueId::from_bytes(*uuid::Uuid::now_v7().as_bytes()).to_string(),
         reverse_path: "a@else.org".into(),

@@ -37,8 +37,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use crd::{
-    AppliedStatus, DeletionPolicy, Dkim, DkimStatus, Domain, DomainSpec, DomainStatus, EgressPool, EgressPoolSpec, Limits,
-    OfDomain, OfTenant, PublishedRecord, Quota, SigningKey, Source, Tenant, TenantSpec, crds,
+    AppliedStatus, DeletionPolicy, Dkim, DkimStatus, Domain, DomainSpec, DomainStatus, EgressPool, EgressPoolSpec,
+    Limits, OfDomain, OfTenant, PublishedRecord, Quota, SigningKey, Source, Tenant, TenantSpec, crds,
 };
 pub use domain::{Context, Error, FINALIZER, on_error, reconcile};
 pub use egress::{EGRESS_FINALIZER, reconcile_pool};

@@ -131,7 +131,8 @@ mod tests {
             keys: created.iter().map(|at| DkimKey { created_at_ms: *at, ..DkimKey::default() }).collect(),
             ..DkimKeys::default()
         };
-        let every = |days: u32| -> Dkim { serde_json::from_value(serde_json::json!({ "rotateEveryDays": days })).unwrap() };
+        let every =
+            |days: u32| -> Dkim { serde_json::from_value(serde_json::json!({ "rotateEveryDays": days })).unwrap() };
         let day = 86_400_000;
         assert!(is_old(&keys(&[0, day]), &every(30), 31 * day));
         assert!(!is_old(&keys(&[0, 2 * day]), &every(30), 31 * day), "the newest counts");

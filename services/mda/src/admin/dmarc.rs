@@ -13,7 +13,9 @@ const MAX_LIMIT: u32 = 1_000;
 
 pub async fn set_override(pool: &PgPool, request: SetDmarcOverrideRequest) -> Result<(), Status> {
     let (name, of, statement) = match (request.tenant.as_str(), request.domain.as_str()) {
-        (tenant, "") => (tenant.to_owned(), "tenant", "update tenants set dmarc_quarantine = coalesce($2, false) where name = $1"),
+        (tenant, "") => {
+            (tenant.to_owned(), "tenant", "update tenants set dmarc_quarantine = coalesce($2, false) where name = $1")
+        }
         ("", domain) => {
             let domain = super::domain(domain)?;
             (domain.as_str().to_owned(), "domain", "update domains set dmarc_quarantine = $2 where name = $1")

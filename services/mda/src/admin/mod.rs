@@ -26,14 +26,15 @@ use proto::admin::{
     DeleteAppPasswordResponse, DeleteDomainRequest, DeleteDomainResponse, DeleteTenantRequest, DeleteTenantResponse,
     DkimKeys, Domain as DomainAnswer, ExportTenantRequest, ExportTenantResponse, GetDomainRequest, ListAccountsRequest,
     ListAccountsResponse, ListAliasesRequest, ListAliasesResponse, ListAppPasswordsRequest, ListAppPasswordsResponse,
-    ListDkimKeysRequest, ListQuarantineRequest, ListQuarantineResponse, ReleaseQuarantinedRequest, ReleaseQuarantinedResponse,
-    SetTenantLimitsRequest, SummarizeReportsRequest, SummarizeReportsResponse, ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest,
-    ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse, ListReportsRequest, ListReportsResponse,
-    ListTenantsRequest, ListTenantsResponse, PauseDestinationRequest, PauseDestinationResponse, PrepareMailboxRequest,
-    PrepareMailboxResponse, RemoveDkimKeyRequest, ResumeDestinationRequest, ResumeDestinationResponse,
+    ListDkimKeysRequest, ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest,
+    ListPausedDestinationsResponse, ListQuarantineRequest, ListQuarantineResponse, ListQueueRequest, ListQueueResponse,
+    ListReportsRequest, ListReportsResponse, ListTenantsRequest, ListTenantsResponse, PauseDestinationRequest,
+    PauseDestinationResponse, PrepareMailboxRequest, PrepareMailboxResponse, ReleaseQuarantinedRequest,
+    ReleaseQuarantinedResponse, RemoveDkimKeyRequest, ResumeDestinationRequest, ResumeDestinationResponse,
     RotateDkimRequest, SetAccountDisabledRequest, SetAliasRequest, SetDmarcOverrideRequest, SetDmarcOverrideResponse,
     SetPasswordRequest, SetPop3Request, SetQuotaRequest, SetSendOnlyRequest, SetSendingLimitRequest,
-    SetTenantQuotaRequest, Tenant, admin_server,
+    SetTenantLimitsRequest, SetTenantQuotaRequest, SummarizeReportsRequest, SummarizeReportsResponse, Tenant,
+    admin_server,
 };
 use sqlx::PgPool;
 use tokio_stream::wrappers::ReceiverStream;
@@ -360,7 +361,8 @@ impl admin_server::Admin for Admin {
         // Also those before one that failed: they are committed.
         self.metrics.quarantine_released(released.accounts.len());
         self.wakes.changed(released.accounts.iter().map(|(id, _)| crate::ids::unsigned(*id))).await;
-        let addresses = released.result.map(|()| released.accounts.into_iter().map(|(_, address)| address).collect())?;
+        let addresses =
+            released.result.map(|()| released.accounts.into_iter().map(|(_, address)| address).collect())?;
         Ok(Response::new(ReleaseQuarantinedResponse { addresses }))
     }
 

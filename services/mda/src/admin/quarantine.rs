@@ -175,13 +175,8 @@ async fn release_each(
     let queue_id = ids::parse(&request.queue_id)?;
     let only = request.addresses.iter().map(|a| address(a).map(|a| a.key())).collect::<Result<Vec<_>, _>>()?;
     let by: String = plain(&request.by).chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_NAME).collect();
-    let held: Vec<Held> = sqlx::query_as(HELD)
-        .bind(queue_id)
-        .bind(&only)
-        .bind(scope.tenant())
-        .fetch_all(pool)
-        .await
-        .map_err(status)?;
+    let held: Vec<Held> =
+        sqlx::query_as(HELD).bind(queue_id).bind(&only).bind(scope.tenant()).fetch_all(pool).await.map_err(status)?;
     for message in held {
         if move_one(pool, queue_id, &message, &by).await? {
             released.push((message.account_id, message.address));
@@ -207,7 +202,7 @@ async fn move_one(pool: &PgPool, queue_id: Uuid, held: &Held, by: &str) -> Resul
     let mut tx = pool.begin().await.map_err(status)?;
     let moved = copy_in(&mut tx, &request).await?;
     let Some(uid) = moved.target_uids.first() else { return Ok(false) };
-    let by = if by.is_empty() { "an operator" } else { by };
+    let by = if by.trim().is_empty() { "an operator" } else { by.trim() };
     sqlx::query(TELL)
         .bind(queue_id)
         .bind(&held.address)

@@ -160,7 +160,9 @@ mod tests {
     fn sources_are_added_up_and_bounded() {
         let mut sources = Sources::default();
         let record = |source: &str, count: u64, dkim: &str, spf: &str| {
-            format!(r#"{{"count":{count},"row":{{"source":{source:?},"dkim":{dkim:?},"spf":{spf:?},"header_from":"x"}}}}"#)
+            format!(
+                r#"{{"count":{count},"row":{{"source":{source:?},"dkim":{dkim:?},"spf":{spf:?},"header_from":"x"}}}}"#
+            )
         };
         let detail = |records: &[String]| format!(r#"{{"records":[{}]}}"#, records.join(","));
         sources.add(&detail(&[record("192.0.2.1", 3, "pass", "fail"), record("192.0.2.1", 2, "fail", "fail")]));

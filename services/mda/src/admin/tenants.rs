@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use proto::admin::{DeleteTenantResponse, ExportTenantResponse, ListTenantsResponse, SetTenantLimitsRequest, SetTenantQuotaRequest, Tenant};
+use proto::admin::{
+    DeleteTenantResponse, ExportTenantResponse, ListTenantsResponse, SetTenantLimitsRequest, SetTenantQuotaRequest,
+    Tenant,
+};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool};
 use tokio::sync::mpsc;

@@ -1,12 +1,9 @@
 //! What a `Domain` and a `Tenant` say besides their names, against an `mda` that remembers it.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use proto::admin::{DkimKey, dkim_key::State};
 use serde_json::{Value, json};
-use support::World;
+
+use crate::support::World;
 
 fn condition(world: &World, kind: &str) -> Option<(String, String, String)> {
     let object = world.api.object("example").unwrap();
@@ -37,8 +34,7 @@ async fn a_domain_has_a_mind_of_its_own_about_dmarc() {
     let world = World::new().await;
     apply(&world, json!({})).await;
     assert_eq!(world.mda.overrides(), [], "nothing is said, nothing is set");
-    for (word, quarantine, inherit) in
-        [("Quarantine", true, false), ("Reject", false, false), ("Inherit", false, true)]
+    for (word, quarantine, inherit) in [("Quarantine", true, false), ("Reject", false, false), ("Inherit", false, true)]
     {
         apply(&world, json!({ "dmarcOverride": word })).await;
         let told = world.mda.overrides().pop().unwrap();
