@@ -13,7 +13,7 @@ use proto::{
     },
     directory::ResolveRequest,
     journey::TraceRequest,
-    mailboxes::{CopyRequest, MailboxState, SelectRequest, StatusRequest, UidRange, WatchRequest},
+    mailboxes::{CopyRequest, FetchRequest, MailboxState, SelectRequest, StatusRequest, UidRange, WatchRequest},
     spool::{AcceptRequest, Envelope, Event, Recipient, Target, target::To},
 };
 use tests::{eventually, storage::Mda};
@@ -132,6 +132,25 @@ async fn a_message_is_released_into_the_inbox_and_the_books_are_right() {
     assert_eq!((uids(&mda, bob, "INBOX").await, uids(&mda, bob, "Junk").await), (vec![1, 2], vec![2]));
     let told: Vec<_> = events(&mda, &id).await.into_iter().filter(|(name, _)| name == "released").collect();
     assert_eq!(told, [("released".to_owned(), "bob@example.com from Junk into INBOX by Eve".to_owned())]);
+
+    // Read there for the first time: the journey's last hop.
+    let mailbox_id = inbox.mailbox_id;
+    let request = FetchRequest {
+        account_id: bob,
+        mailbox_id,
+        uids: vec![UidRange { first: 1, last: u32::MAX }],
+        header: true,
+        body: true,
+        reader: "imap".into(),
+        ..Default::default()
+    };
+    let mut stream = mda.mailboxes().fetch(request).await.unwrap().into_inner();
+    while stream.message().await.unwrap().is_some() {}
+    drop(stream);
+    eventually("it is read", SOON, || async {
+        events(&mda, &id).await.iter().any(|(name, text)| name == "fetched" && text.starts_with("bob@")).then_some(())
+    })
+    .await;
 
     // Once only; the other's is untouched, and what was never quarantined is none.
     assert_eq!(release(&mda, "", &id, &["bob@example.com"]).await, Err(Code::NotFound));
