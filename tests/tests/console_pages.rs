@@ -435,6 +435,7 @@ assert all(b"pay" in part[1] for part in imap.fetch("1:3", "(BODY[])")[1] if len
     assert!(name.as_str().unwrap().contains("messages passed DMARC"), "{name}");
     let hosts = browser.text("section[aria-label=Hosts] tbody").await;
     assert!(hosts.starts_with("198.51.100.66 0 182 0.0 %"), "{hosts}");
+    browser.run("scrollTo(0, 0)").await;
     picture(&browser, "reports").await;
     let rows = "document.querySelectorAll('details tbody tr').length == 13";
     browser.click("details summary").await;
