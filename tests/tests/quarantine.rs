@@ -16,7 +16,12 @@ use proto::{
     mailboxes::{CopyRequest, FetchRequest, MailboxState, SelectRequest, StatusRequest, UidRange, WatchRequest},
     spool::{AcceptRequest, Envelope, Event, Recipient, Target, target::To},
 };
-use tests::{eventually, storage::Mda};
+use tests::{
+    client::python,
+    eventually,
+    site::{Options, Site, free_port_offset},
+    storage::Mda,
+};
 use tonic::Code;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -276,4 +281,39 @@ async fn a_domain_may_think_otherwise_about_dmarc_than_its_tenant() {
     assert!(quarantines().await, "as its tenant has it");
     assert_eq!(set("", "nobody.com", true, false).await, Err(Code::NotFound));
     assert_eq!(set("acme", "acme.com", true, false).await, Err(Code::InvalidArgument));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_limits_what_its_accounts_send_by_the_command_line() {
+    let site = Site::up(Options::new("127.0.0.1", free_port_offset(&["127.0.0.1"]), "example.com"));
+    for name in ["bob", "carol"] {
+        site.account(&format!("{name}@example.com"));
+    }
+    let said = site.admin(&["tenant", "limit", "default", "--accounts", "2", "--daily-recipients", "3"], "");
+    assert!(said.contains("2 accounts (of 2)"), "{said}");
+    site.admin(&["account", "limit", "bob@example.com", "--daily-recipients", "5"], "");
+    let taken = |user: &str| {
+        let program = format!(
+            r#"
+smtp = smtplib.SMTP_SSL(HOST, PORT[465], context=TLS); smtp.login({user:?}, "secret"); smtp.mail({user:?})
+for n in range(20):
+    code, said = smtp.rcpt(f"r{{n}}@else.example")
+    if code != 250: assert code == 450, said; print(n); break
+"#
+        );
+        python(&site, &program).trim().parse::<u32>().unwrap()
+    };
+    assert_eq!((taken("bob@example.com"), taken("carol@example.com")), (5, 3), "its own goes before the tenant's");
+    let more = site.try_cli("admin", &["account", "add", "dan@example.com", "--password-stdin"], "secret");
+    let said = String::from_utf8_lossy(&more.stderr);
+    assert!(!more.status.success() && said.contains("2 of 2 accounts"), "{said}");
+    let said = site.admin(&["dmarc", "override-domain", "example.com", "quarantine"], "");
+    assert_eq!(said.trim(), "domain example.com: mail that DMARC refuses goes to Junk");
+    let said = site.admin(&["--json", "dmarc", "override-domain", "example.com", "inherit"], "");
+    assert!(said.contains(r#""inherit":true"#), "{said}");
+    // Nothing there is an empty list; what is not there is said.
+    assert_eq!(site.cli("quarantine", &["list"], ""), "");
+    assert_eq!(site.cli("quarantine", &["--json", "list", "--account", "bob@example.com"], "").trim(), "[]");
+    let none = site.try_cli("quarantine", &["release", "01M83DE32BED7VG286RJN2MG8Q"], "");
+    assert!(String::from_utf8_lossy(&none.stderr).contains("no such message is in quarantine"));
 }
