@@ -236,6 +236,8 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
             bouncer: parts.bouncer.clone(),
             turns: parts.turns.clone(),
             vault: parts.vault.clone(),
+            wakes: parts.wakes.clone(),
+            metrics: parts.metrics.clone(),
         };
         routes.add_service(AdminServer::new(admin));
         routes.add_service(ConsoleServer::new(console::Console { pool: pool() }));

@@ -41,6 +41,7 @@ pub struct Metrics {
     top: Arc<Mutex<Top>>,
     srs: Family<SrsLabel, Counter>,
     reports: Family<ReportLabel, Counter>,
+    released: Counter,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -98,6 +99,7 @@ impl Metrics {
             rules: Family::default(),
             srs: Family::default(),
             reports: Family::default(),
+            released: Counter::default(),
             logins_failed: Counter::default(),
             logins_throttled: Counter::default(),
             logins_unlimited: Counter::default(),
@@ -155,6 +157,7 @@ impl Metrics {
             "Reports from others by kind: dmarc, tls, unreadable",
             m.reports.clone(),
         );
+        registry.register("mda_quarantine_released", "Messages moved from Junk into INBOX by hand", m.released.clone());
         m
     }
 
@@ -164,6 +167,10 @@ impl Metrics {
 
     pub fn report_received(&self, kind: &'static str) {
         self.reports.get_or_create(&ReportLabel { kind }).inc();
+    }
+
+    pub fn quarantine_released(&self, messages: usize) {
+        self.released.inc_by(u64::try_from(messages).unwrap_or(u64::MAX));
     }
 
     pub fn rule(&self, action: &'static str) {

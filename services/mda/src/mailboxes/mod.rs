@@ -35,6 +35,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 pub use append::batcher as appending;
+pub use change::copy_in;
 pub use folders::{create, create_defaults, empty, ensure};
 use rights::{Reader, Which, actor, looked_up, require, require_parent};
 
