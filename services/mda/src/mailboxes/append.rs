@@ -10,11 +10,12 @@ use tokio::sync::oneshot;
 use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
-use super::{account, change, uid};
+use super::{Mailboxes, account, change, uid};
 use crate::{
     content::{self, Gathered, Prepared},
     database::status,
     ids,
+    objects::Objects,
     spool::batch::{Batcher, Job},
 };
 
@@ -26,8 +27,9 @@ const MAX_MESSAGES: usize = 1_000;
 const APPEND: &str = "
 with wanted as (
     select * from unnest($1::int[], $2::int[], $3::bigint[], $4::text[], $5::uuid[], $6::int[], $7::smallint[],
-                         $8::text[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[])
-        as w (k, grp, account_id, name, content_id, size, flags, keywords, internal_date, header, body, structure, uidl)
+                         $8::text[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[], $14::text[])
+        as w (k, grp, account_id, name, content_id, size, flags, keywords, internal_date, header, body, structure, uidl,
+              object)
 ), locked as materialized (
     select account_id, id, name, limited from mailboxes
     where (account_id, name) in (select account_id, name from wanted)
@@ -62,8 +64,8 @@ with wanted as (
     where m.account_id = g.account_id and m.id = g.mailbox_id
     returning m.account_id, m.id as mailbox_id, m.uid_next - g.messages as first_uid, m.highest_modseq, m.uid_validity
 ), content as (
-    insert into contents (id, size, header, body, structure)
-    select content_id, size, header, body, structure from placed
+    insert into contents (id, size, header, body, structure, object)
+    select content_id, size, header, body, structure, object from placed
 ), message as (
     insert into messages (account_id, mailbox_id, uid, modseq, content_id, internal_date, size, flags, keywords, uidl)
     select p.account_id, p.mailbox_id, g.first_uid + p.nth, g.highest_modseq, p.content_id,
@@ -96,6 +98,7 @@ pub struct Message {
     internal_date: Option<DateTime<Utc>>,
     /// Empty: none.
     uidl: String,
+    content_id: Uuid,
     stored: Prepared,
 }
 
@@ -161,7 +164,7 @@ async fn insert(connection: &mut PgConnection, groups: &[&Group]) -> Result<Vec<
         .bind(all.iter().map(|(g, ..)| number(*g)).collect::<Vec<_>>())
         .bind(all.iter().map(|(_, group, _)| group.account_id).collect::<Vec<_>>())
         .bind(all.iter().map(|(_, group, _)| group.mailbox.as_str()).collect::<Vec<_>>())
-        .bind(all.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(.., m)| m.content_id).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.stored.size).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.flags).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.keywords.join(" ")).collect::<Vec<_>>())
@@ -170,6 +173,7 @@ async fn insert(connection: &mut PgConnection, groups: &[&Group]) -> Result<Vec<
         .bind(all.iter().map(|(.., m)| m.stored.body.as_slice()).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.stored.structure.as_slice()).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.uidl.as_str()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(.., m)| m.stored.object.as_deref()).collect::<Vec<_>>())
         .fetch_all(connection)
         .await
 }
@@ -200,13 +204,12 @@ fn outcomes(groups: &[&Group], rows: &[Placed]) -> Vec<Result<AppendResponse, St
 
 /// The account, for its wake, and where the messages are.
 pub async fn append(
-    pool: &PgPool,
-    batcher: &Batcher<Group>,
+    mailboxes: &Mailboxes,
     actor: Option<i64>,
     stream: Streaming<AppendRequest>,
-    limit: usize,
 ) -> Result<(u64, AppendResponse), Status> {
-    let Read { target, mut messages } = read(stream, limit).await?;
+    let pool = &mailboxes.pool;
+    let Read { target, mut messages } = read(stream, &mailboxes.objects, mailboxes.max_message_size).await?;
     if let Some(allowed) = super::rights::for_append(pool, actor, target.account_id, &target.mailbox).await? {
         for message in &mut messages {
             let system = u32::from(message.flags.unsigned_abs());
@@ -224,7 +227,7 @@ pub async fn append(
     let group = Group { account_id: account(target.account_id)?, mailbox: target.mailbox, messages, answer };
     let response = match target.replaces {
         None => {
-            batcher.run(group, bytes).await?;
+            mailboxes.appends.run(group, bytes).await?;
             answered.await.map_err(|_| Status::unavailable("the writer ended"))?
         }
         Some(replaced) => replace(pool, &group, &replaced).await?,
@@ -283,7 +286,7 @@ struct Read {
 }
 
 /// The messages of the stream. Their compressed form is what is kept while the next one comes.
-async fn read(mut stream: Streaming<AppendRequest>, limit: usize) -> Result<Read, Status> {
+async fn read(mut stream: Streaming<AppendRequest>, objects: &Objects, limit: usize) -> Result<Read, Status> {
     let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("empty stream"))?;
     let target = first.target.ok_or_else(|| Status::invalid_argument("the first request has no target"))?;
     let mut open = (target.clone(), Gathered::new(first.content, limit));
@@ -292,7 +295,7 @@ async fn read(mut stream: Streaming<AppendRequest>, limit: usize) -> Result<Read
     while let Some(next) = stream.message().await? {
         if let Some(next_target) = next.target {
             let done = std::mem::replace(&mut open, (next_target, Gathered::new(next.content, limit)));
-            let message = prepare(done.0, done.1)?;
+            let message = prepare(done.0, done.1, objects).await?;
             kept += message.stored.body.len() + message.stored.header.len();
             messages.push(message);
             if messages.len() >= MAX_MESSAGES || kept > limit {
@@ -302,11 +305,11 @@ async fn read(mut stream: Streaming<AppendRequest>, limit: usize) -> Result<Read
             open.1.push(&next.content)?;
         }
     }
-    messages.push(prepare(open.0, open.1)?);
+    messages.push(prepare(open.0, open.1, objects).await?);
     Ok(Read { target, messages })
 }
 
-fn prepare(target: AppendTarget, content: Gathered) -> Result<Message, Status> {
+async fn prepare(target: AppendTarget, content: Gathered, objects: &Objects) -> Result<Message, Status> {
     let (flags, keywords) = change::check_flags(&target.flags.unwrap_or_default())?;
     let internal_date = match target.internal_date_ms {
         0 => None,
@@ -318,5 +321,7 @@ fn prepare(target: AppendTarget, content: Gathered) -> Result<Message, Status> {
     if target.uidl.len() > 70 || !target.uidl.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(Status::invalid_argument("uidl: expected at most 70 octets from 0x21 to 0x7E"));
     }
-    Ok(Message { flags, keywords, internal_date, uidl: target.uidl, stored: content::prepare(&content.finish())? })
+    let (content_id, mut stored) = (Uuid::now_v7(), content::prepare(&content.finish())?);
+    objects.take_out(content_id, &mut stored).await?;
+    Ok(Message { flags, keywords, internal_date, uidl: target.uidl, content_id, stored })
 }

@@ -2,7 +2,8 @@
 //!
 //! `contents.body` is stored as one zstd frame outside of its row, uncompressed by Postgres, so
 //! that a slice of it costs the slice. Nothing here holds more than a piece, however large the
-//! message is, and no connection is held while a slow reader reads.
+//! message is, and no connection is held while a slow reader reads. A body in the content store is read in
+//! ranges likewise.
 
 use bytes::Bytes;
 use proto::mailboxes::{ContentRequest, ContentResponse};
@@ -12,19 +13,26 @@ use tonic::Status;
 use zstd::stream::raw::{Decoder, Operation as _};
 
 use super::{account, gone};
-use crate::{content::decompress, database::status, ids, journey::fetched};
+use crate::{content::decompress, database::status, ids, journey::fetched, objects::Objects};
 
 /// Stored octets of one read.
 const SLICE: i32 = 256 << 10;
+/// The same from the content store, where a call costs more.
+const RANGE: u64 = 1 << 20;
 /// Octets of one answer.
 const CHUNK: usize = 128 << 10;
 
 type Answers = mpsc::Sender<Result<ContentResponse, Status>>;
 
-pub async fn content(pool: PgPool, request: ContentRequest, answers: Answers) -> Result<(), Status> {
+pub async fn content(
+    pool: PgPool,
+    objects: Objects,
+    request: ContentRequest,
+    answers: Answers,
+) -> Result<(), Status> {
     let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
-    let found: Option<(Uuid, i32, Vec<u8>, bool)> = sqlx::query_as(
-        "select c.id, c.size, c.header, m.fetched from messages m join contents c on c.id = m.content_id
+    let found: Option<(Uuid, i32, Vec<u8>, bool, Option<String>)> = sqlx::query_as(
+        "select c.id, c.size, c.header, m.fetched, c.object from messages m join contents c on c.id = m.content_id
          where m.account_id = $1 and m.mailbox_id = $2 and m.uid = $3",
     )
     .bind(account_id)
@@ -33,11 +41,12 @@ pub async fn content(pool: PgPool, request: ContentRequest, answers: Answers) ->
     .fetch_optional(&pool)
     .await
     .map_err(status)?;
-    let (id, size, header, is_fetched) = found.ok_or_else(|| Status::not_found("no such message"))?;
+    let (id, size, header, is_fetched, object) = found.ok_or_else(|| Status::not_found("no such message"))?;
     let header = decompress(&header, usize::try_from(size).unwrap_or_default())?;
     let mut window = Window { skip: request.start, left: request.end.saturating_sub(request.start), answers };
     window.send(&header).await?;
-    body(&pool, id, &mut window).await?;
+    let stored = Stored { pool: &pool, id, objects: &objects, object, at: 0, size: None };
+    body(stored, &mut window).await?;
     if !is_fetched && request.start < request.end {
         fetched::tell(&pool, &request.reader, account_id, mailbox_id, &[i64::from(request.uid)]).await;
     }
@@ -45,24 +54,15 @@ pub async fn content(pool: PgPool, request: ContentRequest, answers: Answers) ->
 }
 
 /// Unpacks slice after slice until the window is full or the frame ends.
-async fn body(pool: &PgPool, id: Uuid, window: &mut Window) -> Result<(), Status> {
+async fn body(mut stored: Stored<'_>, window: &mut Window) -> Result<(), Status> {
     let damaged = |_| Status::data_loss("stored content is damaged");
     let mut decoder = Decoder::new().map_err(damaged)?;
     let mut unpacked = vec![0; CHUNK];
-    let mut at = 1i32;
     while window.left > 0 {
-        let slice: Option<Vec<u8>> = sqlx::query_scalar("select substr(body, $2, $3) from contents where id = $1")
-            .bind(id)
-            .bind(at)
-            .bind(SLICE)
-            .fetch_optional(pool)
-            .await
-            .map_err(status)?;
-        let slice = slice.ok_or_else(|| Status::not_found("message is gone"))?;
+        let slice = stored.next().await?;
         if slice.is_empty() {
             return Ok(());
         }
-        at = at.saturating_add(i32::try_from(slice.len()).unwrap_or(i32::MAX));
         let mut used = 0;
         while window.left > 0 {
             let step = decoder.run_on_buffers(slice.get(used..).unwrap_or_default(), &mut unpacked).map_err(damaged)?;
@@ -75,6 +75,44 @@ async fn body(pool: &PgPool, id: Uuid, window: &mut Window) -> Result<(), Status
         }
     }
     Ok(())
+}
+
+/// The frame, read slice after slice.
+struct Stored<'a> {
+    pool: &'a PgPool,
+    id: Uuid,
+    objects: &'a Objects,
+    object: Option<String>,
+    at: u64,
+    /// Of the object, when it is known.
+    size: Option<u64>,
+}
+
+impl Stored<'_> {
+    /// Empty at the end.
+    async fn next(&mut self) -> Result<Bytes, Status> {
+        let slice = match &self.object {
+            Some(_) if self.size.is_some_and(|size| self.at >= size) => Bytes::new(),
+            Some(object) => {
+                let (range, size) = self.objects.range(object, self.at, Some(RANGE)).await?;
+                self.size = Some(size);
+                range
+            }
+            None => {
+                let slice: Option<Vec<u8>> =
+                    sqlx::query_scalar("select substr(body, $2, $3) from contents where id = $1")
+                        .bind(self.id)
+                        .bind(i32::try_from(self.at + 1).unwrap_or(i32::MAX))
+                        .bind(SLICE)
+                        .fetch_optional(self.pool)
+                        .await
+                        .map_err(status)?;
+                slice.ok_or_else(|| Status::not_found("message is gone"))?.into()
+            }
+        };
+        self.at += slice.len() as u64;
+        Ok(slice)
+    }
 }
 
 /// The octets that were asked for, of all that come by.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
 use proto::mailboxes::{FetchRequest, FetchResponse, Message, Structure};
 use sqlx::{FromRow, PgPool, types::Uuid};
@@ -13,13 +14,15 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::{account, bounds, gone, state::MessageRow};
-use crate::{content::decompress, database::status, ids, journey::fetched};
+use crate::{content::decompress, database::status, ids, journey::fetched, objects::Objects};
 
 const PAGE: i64 = 1_000;
 /// What one batch's contents may have together, unless one message alone has more.
 const BATCH_BYTES: usize = 1 << 20;
 /// A header's or structure's share of it; their true size is not known before they are read.
 const ASSUMED_HEADER: usize = 4 << 10;
+/// Bodies that one batch asks the content store for at once.
+const OBJECTS: usize = 8;
 
 #[derive(FromRow)]
 struct Row {
@@ -40,10 +43,12 @@ struct Content {
     structure: Option<Vec<u8>>,
     header: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
+    object: Option<String>,
 }
 
 pub async fn fetch(
     pool: PgPool,
+    objects: Objects,
     request: FetchRequest,
     answers: mpsc::Sender<Result<FetchResponse, Status>>,
 ) -> Result<(), Status> {
@@ -80,7 +85,7 @@ pub async fn fetch(
             let first = |row: &&Row| request.body && !row.fetched && !is_omitted(row, &request);
             let first: Vec<i64> = batch.iter().filter(first).map(|row| row.uid).collect();
             let messages = if wants_content {
-                with_content(&pool, batch, &request).await?
+                with_content(&pool, &objects, batch, &request).await?
             } else {
                 batch.into_iter().map(|row| plain(row, &request)).collect()
             };
@@ -130,11 +135,17 @@ fn plain(row: Row, request: &FetchRequest) -> Message {
     Message { body_omitted, email_id, save_date_ms, ..message }
 }
 
-async fn with_content(pool: &PgPool, rows: Vec<Row>, request: &FetchRequest) -> Result<Vec<Message>, Status> {
+async fn with_content(
+    pool: &PgPool,
+    objects: &Objects,
+    rows: Vec<Row>,
+    request: &FetchRequest,
+) -> Result<Vec<Message>, Status> {
     let ids: Vec<Uuid> = rows.iter().map(|r| r.content_id).collect();
     let contents: Vec<Content> = sqlx::query_as(
         "select id, case when $2 then structure end as structure, case when $3 then header end as header,
-                case when $4 and (size <= $5 or $5 = 0) then body end as body
+                case when $4 and (size <= $5 or $5 = 0) then body end as body,
+                case when $4 and (size <= $5 or $5 = 0) then object end as object
          from contents where id = any ($1)",
     )
     .bind(&ids)
@@ -145,7 +156,14 @@ async fn with_content(pool: &PgPool, rows: Vec<Row>, request: &FetchRequest) -> 
     .fetch_all(pool)
     .await
     .map_err(status)?;
-    let contents: HashMap<Uuid, Content> = contents.into_iter().map(|c| (c.id, c)).collect();
+    let whole = |mut content: Content| async {
+        if let Some(object) = content.object.take() {
+            content.body = Some(objects.body(Vec::new(), Some(&object)).await?.into());
+        }
+        Ok::<_, Status>((content.id, content))
+    };
+    let contents: HashMap<Uuid, Content> =
+        stream::iter(contents).map(whole).buffer_unordered(OBJECTS).try_collect().await?;
     // A message that was expunged and reclaimed since its row was read is not there any more.
     let found = rows.into_iter().filter_map(|row| contents.get(&row.content_id).map(|content| (row, content)));
     found.map(|(row, content)| join(row, content, request)).collect()

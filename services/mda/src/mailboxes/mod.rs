@@ -34,10 +34,11 @@ pub use append::batcher as appending;
 pub use folders::{create, create_defaults, empty, ensure};
 use rights::{Which, actor, require, require_parent};
 
-use crate::{ids, spool::batch::Batcher, wakes::WakeHub};
+use crate::{ids, objects::Objects, spool::batch::Batcher, wakes::WakeHub};
 
 pub struct Mailboxes {
     pub pool: PgPool,
+    pub objects: Objects,
     pub appends: Batcher<append::Group>,
     pub wakes: WakeHub,
     pub max_message_size: usize,
@@ -175,8 +176,8 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         let who = actor(&request)?;
         let asked = request.get_ref();
         require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
-        let pool = self.pool.clone();
-        Ok(streamed(move |answers| fetch::fetch(pool, request.into_inner(), answers)))
+        let (pool, objects) = (self.pool.clone(), self.objects.clone());
+        Ok(streamed(move |answers| fetch::fetch(pool, objects, request.into_inner(), answers)))
     }
 
     type ContentStream = Answers<ContentResponse>;
@@ -185,8 +186,8 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         let who = actor(&request)?;
         let asked = request.get_ref();
         require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
-        let pool = self.pool.clone();
-        Ok(streamed(move |answers| content::content(pool, request.into_inner(), answers)))
+        let (pool, objects) = (self.pool.clone(), self.objects.clone());
+        Ok(streamed(move |answers| content::content(pool, objects, request.into_inner(), answers)))
     }
 
     async fn quota(&self, request: Request<QuotaRequest>) -> Result<Response<QuotaResponse>, Status> {
@@ -260,7 +261,7 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<AppendResponse>, Status> {
         let who = actor(&request)?;
         let (account, answer) =
-            append::append(&self.pool, &self.appends, who, request.into_inner(), self.max_message_size).await?;
+            append::append(self, who, request.into_inner()).await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
     }

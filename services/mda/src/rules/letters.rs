@@ -16,7 +16,7 @@ use super::{
 use crate::{
     directory::resolve,
     ids,
-    spool::{Accepting, Draft, Ready},
+    spool::{Draft, Ready},
 };
 
 /// Hops after which nothing is sent on any more (RFC 5321 §6.3 asks for 100 at least to accept).
@@ -116,7 +116,7 @@ impl Runner {
             events: vec![self.begin(row, "redirected from")],
             ..Envelope::default()
         };
-        let ready = Accepting::ready_from(Draft { envelope, content: content.into() }, remote_path.as_ref())?;
+        let ready = self.accepting.ready_from(Draft { envelope, content: content.into() }, remote_path.as_ref()).await?;
         out.letter = Some(Letter { ready, queue_id });
         Ok(out)
     }
@@ -174,7 +174,7 @@ impl Runner {
             ..Envelope::default()
         };
         let key = digest(&[&reply.key(), &row.reverse_path.to_lowercase()]);
-        let ready = Accepting::ready(Draft { envelope, content: content.into() })?;
+        let ready = self.accepting.ready(Draft { envelope, content: content.into() }).await?;
         let seconds = i64::try_from(reply.seconds).unwrap_or(i64::MAX);
         Ok(Ok(Answer { letter: Letter { ready, queue_id }, key, seconds }))
     }
