@@ -66,7 +66,7 @@ impl Node {
 
     pub fn say(&self, arguments: &[&str]) -> Option<String> {
         let mut command = Command::new(program("redis-cli", "redis-tools"));
-        let output = command.args(["-t", "5", "-p", &self.port.to_string()]).args(arguments).output().ok()?;
+        let output = command.args(["-p", &self.port.to_string()]).args(arguments).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 

@@ -44,9 +44,12 @@ pub async fn content(
     let (id, size, header, is_fetched, object) = found.ok_or_else(|| Status::not_found("no such message"))?;
     let header = decompress(&header, usize::try_from(size).unwrap_or_default())?;
     let mut window = Window { skip: request.start, left: request.end.saturating_sub(request.start), answers };
+    let mut stored = Stored { pool: &pool, id, objects: &objects, object, at: 0, size: None };
+    // That the content store is away is said before the first octet, while the client can still be told.
+    let needs_body = stored.object.is_some() && request.start < request.end && request.end > header.len() as u64;
+    let first = if needs_body { Some(stored.next().await?) } else { None };
     window.send(&header).await?;
-    let stored = Stored { pool: &pool, id, objects: &objects, object, at: 0, size: None };
-    body(stored, &mut window).await?;
+    body(stored, first, &mut window).await?;
     if !is_fetched && request.start < request.end {
         fetched::tell(&pool, &request.reader, account_id, mailbox_id, &[i64::from(request.uid)]).await;
     }
@@ -54,12 +57,15 @@ pub async fn content(
 }
 
 /// Unpacks slice after slice until the window is full or the frame ends.
-async fn body(mut stored: Stored<'_>, window: &mut Window) -> Result<(), Status> {
+async fn body(mut stored: Stored<'_>, mut first: Option<Bytes>, window: &mut Window) -> Result<(), Status> {
     let damaged = |_| Status::data_loss("stored content is damaged");
     let mut decoder = Decoder::new().map_err(damaged)?;
     let mut unpacked = vec![0; CHUNK];
     while window.left > 0 {
-        let slice = stored.next().await?;
+        let slice = match first.take() {
+            Some(slice) => slice,
+            None => stored.next().await?,
+        };
         if slice.is_empty() {
             return Ok(());
         }

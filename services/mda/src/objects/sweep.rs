@@ -56,7 +56,7 @@ impl Inner {
                 match one {
                     // What is not there is as good as deleted.
                     Ok(_) | Err(object_store::Error::NotFound { .. }) => None,
-                    Err(e) => Some(Err(e)),
+                    Err(e) => Some(Err::<(), _>(e)),
                 }
             });
             self.call("delete", gone.try_collect::<Vec<()>>()).await?;
