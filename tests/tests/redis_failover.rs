@@ -81,6 +81,7 @@ async fn mail_flows_through(url: String, fail_over: impl AsyncFnOnce()) {
     });
     eventually("mail flows", SOON, || async { messages(&mda, bob).await.filter(|n| *n >= 20) }).await;
     tokio::time::timeout(SOON, wakes.message()).await.expect("a wake").unwrap().unwrap();
+    drop(wakes);
 
     let killed = Instant::now();
     fail_over().await;
@@ -106,8 +107,11 @@ async fn mail_flows_through(url: String, fail_over: impl AsyncFnOnce()) {
     let mut wakes = mda.mailboxes().watch(WatchRequest { account_id: bob }).await.unwrap().into_inner();
     accept(&mda, bob, sent).await;
     tokio::time::timeout(SOON, wakes.message()).await.expect("a wake").unwrap().unwrap();
+    // A server that stops ends what is watched: nobody waits for the session.
     println!("{sent} messages; a new master after {taken_over:.1?}, mail flowed after {flowing:.1?}");
-    Arc::into_inner(mda).unwrap().stop().await;
+    let stop = Arc::into_inner(mda).unwrap().stop();
+    tokio::time::timeout(SOON, stop).await.expect("it stops");
+    drop(wakes);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -134,6 +134,11 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     let hub = parts.wakes.clone();
     let watch = tokio::spawn(storage::watch(pool.clone(), parts.metrics.clone(), service.shutdown.clone()));
     let wake_watch = tokio::spawn(queue::watch_wakes(redis.clone(), move |account| hub.wake(account)));
+    let (hub, shutdown) = (parts.wakes.clone(), service.shutdown.clone());
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        hub.close();
+    });
     let workers =
         if config.has(Role::Delivery) { start_delivery(&config, &redis, &parts, &service) } else { Vec::new() };
 

@@ -46,6 +46,11 @@ impl WakeHub {
         }
     }
 
+    /// Ends all watches: their gateways ask another process, and this one can stop at once.
+    pub fn close(&self) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub fn watch(&self, account: u64) -> watch::Receiver<u64> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         // Accounts nobody watches any more are swept now and then.
