@@ -259,8 +259,7 @@ async fn on_folder(folder: &Path, change: impl FnOnce(&mut mda::Config)) -> Mda 
 fn files(folder: &Path) -> Vec<String> {
     let folders = std::fs::read_dir(folder).unwrap().flatten().filter(|f| f.path().is_dir());
     let all = folders.flat_map(|f| std::fs::read_dir(f.path()).unwrap().flatten().map(|f| f.path()));
-    let mut names: Vec<String> =
-        all.map(|f: PathBuf| f.strip_prefix(folder).unwrap().display().to_string()).collect();
+    let mut names: Vec<String> = all.map(|f: PathBuf| f.strip_prefix(folder).unwrap().display().to_string()).collect();
     names.sort();
     names
 }
@@ -366,11 +365,12 @@ async fn orphans_are_swept_and_what_a_row_names_is_not() {
     assert_eq!(read(&mda, bob, mailbox, uids[0]).await, large());
 
     // Nobody names an object any more that the sweep may have taken.
-    let late = sqlx::query("insert into contents (id, size, header, body, structure, object) values ($1, 0, '', '', '', $2)")
-        .bind(uuid::Uuid::now_v7())
-        .bind(&orphan)
-        .execute(&mut sql)
-        .await;
+    let late =
+        sqlx::query("insert into contents (id, size, header, body, structure, object) values ($1, 0, '', '', '', $2)")
+            .bind(uuid::Uuid::now_v7())
+            .bind(&orphan)
+            .execute(&mut sql)
+            .await;
     assert!(late.unwrap_err().to_string().contains("too long ago"));
     mda.stop().await;
 }

@@ -31,12 +31,8 @@ async fn script(mda: &Mda, account: u64, text: &str) {
 }
 
 async fn limited(mda: &Mda, address: &str, quota_bytes: u64) -> u64 {
-    let request = CreateAccountRequest {
-        address: address.into(),
-        password: "secret".into(),
-        quota_bytes,
-        ..Default::default()
-    };
+    let request =
+        CreateAccountRequest { address: address.into(), password: "secret".into(), quota_bytes, ..Default::default() };
     mda.admin().create_account(request).await.unwrap().into_inner().account_id
 }
 
@@ -135,10 +131,8 @@ async fn what_rules_send_to_a_full_mailbox_stays_and_nobody_is_told_of_it() {
     let owner = Some(Owner { by: Some(By::AccountId(bob)) });
     mda.rules().set_forward(SetForwardRequest { owner, forward: None }).await.unwrap();
     send(&mda, bob, "alice@example.com", "", 2_000).await;
-    eventually("alice has it, and a report", SOON, || async {
-        (count(&mda, alice, "INBOX").await == 2).then_some(())
-    })
-    .await;
+    eventually("alice has it, and a report", SOON, || async { (count(&mda, alice, "INBOX").await == 2).then_some(()) })
+        .await;
     mda.stop().await;
 }
 
@@ -202,10 +196,8 @@ async fn success_is_reported_also_by_accounts_with_a_script() {
     send(&mda, bob, "alice@example.com", success, 10).await;
     eventually("a report", SOON, || async { (count(&mda, alice, "INBOX").await >= 2).then_some(()) }).await;
     let mut sql = mda.sql().await;
-    let reports: i64 = sqlx::query_scalar("select count(*) from journey where name = 'reported'")
-        .fetch_one(&mut sql)
-        .await
-        .unwrap();
+    let reports: i64 =
+        sqlx::query_scalar("select count(*) from journey where name = 'reported'").fetch_one(&mut sql).await.unwrap();
     assert_eq!((reports, count(&mda, alice, "INBOX").await), (2, 2));
     mda.stop().await;
 }

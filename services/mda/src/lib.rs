@@ -113,8 +113,7 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     }
     let ages = Ages { rotate_days: config.srs_rotate_days, max_days: config.srs_max_days };
     let forwarder = Forwarder::new(pool.clone(), ages, metrics.clone());
-    let accepting =
-        Accepting::new(pool.clone(), dispatch.clone(), metrics.clone(), forwarder.clone(), objects.clone());
+    let accepting = Accepting::new(pool.clone(), dispatch.clone(), metrics.clone(), forwarder.clone(), objects.clone());
     let bouncer = Bouncer {
         pool: pool.clone(),
         accepting: accepting.clone(),
@@ -128,8 +127,19 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     let rates = queue::Rates::new(&redis);
     let throttle = Throttle { rates, config: config.login_backoff, metrics: metrics.clone() };
     let turns = queue::Turns::new(&redis);
-    let parts =
-        Parts { pool: pool.clone(), wakes, dispatch, bouncer, rules, turns, throttle, forwarder, vault, metrics, objects };
+    let parts = Parts {
+        pool: pool.clone(),
+        wakes,
+        dispatch,
+        bouncer,
+        rules,
+        turns,
+        throttle,
+        forwarder,
+        vault,
+        metrics,
+        objects,
+    };
 
     let hub = parts.wakes.clone();
     let watch = tokio::spawn(storage::watch(pool.clone(), parts.metrics.clone(), service.shutdown.clone()));

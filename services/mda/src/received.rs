@@ -121,9 +121,9 @@ impl Reader {
     async fn read(&self, tx: &mut PgConnection, content_id: Uuid, size: i32) -> anyhow::Result<()> {
         let stored: Option<(Vec<u8>, Vec<u8>, Option<String>)> =
             sqlx::query_as("select header, body, object from contents where id = $1")
-            .bind(content_id)
-            .fetch_optional(&mut *tx)
-            .await?;
+                .bind(content_id)
+                .fetch_optional(&mut *tx)
+                .await?;
         let Some((header, body, object)) = stored else { return Ok(()) };
         let body = match self.objects.body(body, object.as_deref()).await {
             Ok(body) => body,

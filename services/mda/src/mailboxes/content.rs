@@ -24,12 +24,7 @@ const CHUNK: usize = 128 << 10;
 
 type Answers = mpsc::Sender<Result<ContentResponse, Status>>;
 
-pub async fn content(
-    pool: PgPool,
-    objects: Objects,
-    request: ContentRequest,
-    answers: Answers,
-) -> Result<(), Status> {
+pub async fn content(pool: PgPool, objects: Objects, request: ContentRequest, answers: Answers) -> Result<(), Status> {
     let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
     let found: Option<(Uuid, i32, Vec<u8>, bool, Option<String>)> = sqlx::query_as(
         "select c.id, c.size, c.header, m.fetched, c.object from messages m join contents c on c.id = m.content_id

@@ -260,8 +260,7 @@ impl mailboxes_server::Mailboxes for Mailboxes {
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<AppendResponse>, Status> {
         let who = actor(&request)?;
-        let (account, answer) =
-            append::append(self, who, request.into_inner()).await?;
+        let (account, answer) = append::append(self, who, request.into_inner()).await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
     }

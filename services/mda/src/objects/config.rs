@@ -100,7 +100,9 @@ impl Config {
     pub(super) fn place(&self) -> Result<Option<Place>, String> {
         let Some(url) = &self.url else {
             return match self.endpoint {
-                Some(_) => Err("configuration key \"content_store.url\" is missing: expected s3://bucket/prefix".into()),
+                Some(_) => {
+                    Err("configuration key \"content_store.url\" is missing: expected s3://bucket/prefix".into())
+                }
                 None => Ok(None),
             };
         };

@@ -126,7 +126,8 @@ impl Runner {
             events: vec![self.begin(row, "redirected from")],
             ..Envelope::default()
         };
-        let ready = self.accepting.ready_from(Draft { envelope, content: content.into() }, remote_path.as_ref()).await?;
+        let ready =
+            self.accepting.ready_from(Draft { envelope, content: content.into() }, remote_path.as_ref()).await?;
         out.letter = Some(Letter { ready, queue_id });
         Ok(out)
     }

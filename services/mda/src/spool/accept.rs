@@ -73,13 +73,7 @@ struct Delivery {
 }
 
 impl Accepting {
-    pub fn new(
-        pool: PgPool,
-        dispatch: Dispatch,
-        metrics: Metrics,
-        forwarder: Forwarder,
-        objects: Objects,
-    ) -> Self {
+    pub fn new(pool: PgPool, dispatch: Dispatch, metrics: Metrics, forwarder: Forwarder, objects: Objects) -> Self {
         let commits = Commits { pool, dispatch, metrics, recent: Recent::default() };
         let workers = commits.clone();
         let batcher = Batcher::start(2, move |jobs: Vec<Job<Row>>| {

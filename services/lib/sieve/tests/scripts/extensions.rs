@@ -153,7 +153,9 @@ fn bodies_of_rfc_5173() {
         assert_eq!(holds(&["body"], test, &message), expected, "{test}");
     }
     // Nothing around the parts, no parts, no end.
-    for (body, prologue) in [("--b\n\nx\n--b--", ""), ("no parts", "no parts"), ("--b\n\nx\n", ""), ("\n--b\n\nx\n--b--\n", "")] {
+    for (body, prologue) in
+        [("--b\n\nx\n--b--", ""), ("no parts", "no parts"), ("--b\n\nx\n", ""), ("\n--b\n\nx\n--b--\n", "")]
+    {
         let message = Message::new(&format!("Content-Type: multipart/mixed; boundary=b\n\n{body}"));
         assert!(holds(&["body"], &format!("body :content \"multipart\" :is \"{prologue}\""), &message), "{body}");
         assert!(!holds(&["body"], "body :content \"multipart\" :contains \"b\"", &message), "{body}");

@@ -51,7 +51,11 @@ pub(super) async fn default_box(tx: &mut PgConnection, row: &Loaded) -> Result<O
     .await
 }
 
-pub(super) async fn find_box(tx: &mut PgConnection, row: &Loaded, placement: &Placement) -> Result<Option<Folder>, sqlx::Error> {
+pub(super) async fn find_box(
+    tx: &mut PgConnection,
+    row: &Loaded,
+    placement: &Placement,
+) -> Result<Option<Folder>, sqlx::Error> {
     let Some(name) = &placement.name else { return Ok(None) };
     let name = if name.eq_ignore_ascii_case("INBOX") { "INBOX" } else { name.as_str() };
     let id: Option<i64> = match placement.create {
