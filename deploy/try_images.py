@@ -123,7 +123,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--tag")
     arguments.add_argument("--registry", default="localhost")
-    arguments.add_argument("programs", nargs="*", default=[*MAIL, "auth-checker", "mda", "outbound-relay", "operator", "postroad"])
+    arguments.add_argument("programs", nargs="*", default=[*MAIL, "auth-checker", "mda", "outbound-relay", "operator", "console", "postroad"])
     o = arguments.parse_args()
     pin = (ROOT / "Cargo.toml").read_text().split('version = "', 1)[1].split('"', 1)[0]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as kubeconfig:

@@ -34,7 +34,7 @@ fn api(site: &Site, role: &str, more: &[&str]) -> Api {
 }
 
 /// What each operation is for, as a reader of docs/console.md expects it.
-const LOOK: [&str; 11] = [
+const LOOK: [&str; 14] = [
     "whoAmI",
     "logOut",
     "findMessages",
@@ -46,9 +46,13 @@ const LOOK: [&str; 11] = [
     "listDomains",
     "showDomain",
     "listAccounts",
+    "listQuarantine",
+    "listReports",
+    "showReportsOverTime",
 ];
-const MANAGE: [&str; 9] = [
+const MANAGE: [&str; 10] = [
     "changeQueue",
+    "changeQuarantined",
     "createAccount",
     "changeAccount",
     "deleteAccount",

@@ -6,6 +6,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use tempfile::TempDir;
 use tests::{
     browser::Browser,
@@ -315,4 +316,135 @@ async fn each_role_sees_its_pages_and_is_refused_the_rest() {
     )
     .await;
     assert!(still.body.contains("eve@acme.com"), "{}", still.body);
+}
+
+/// What stands in the reports of others: two reporters, three days ago and yesterday.
+async fn reported(site: &Site) {
+    let sockets = site.data().join("postgres-socket");
+    let url = format!("postgres://postroad@localhost/postroad?host={}", sockets.display());
+    let mut sql = sqlx::PgConnection::connect(&url).await.unwrap();
+    let detail = json!({ "records": [
+        { "count": 90, "row": { "source": "192.0.2.10", "header_from": "example.com", "dkim": "pass", "spf": "pass", "disposition": "none" } },
+        { "count": 7, "row": { "source": "198.51.100.66", "header_from": "example.com", "dkim": "fail", "spf": "fail", "disposition": "reject" } },
+    ] });
+    sqlx::query(
+        "insert into received_reports (kind, organisation, report_id, domain, begin_at, end_at, good, bad, detail)
+         select 'dmarc', org, org || '-' || ago, 'example.com', now() - make_interval(days => ago),
+                now() - make_interval(days => ago - 1), 90 + 20 * (ago % 3), 7 + 3 * (ago % 4), $1
+         from unnest(array['mail.sender.com', 'receiver.example']) org, generate_series(1, 25, 2) ago",
+    )
+    .bind(detail.to_string())
+    .execute(&mut sql)
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quarantined_mail_is_released_and_reports_are_a_picture() {
+    let stage = Stage::up().await;
+    let example = &stage.sites.example;
+    stage.sites.dns.add("_dmarc.bank.com TXT v=DMARC1; p=quarantine").await;
+    let operator = Api { place: place(example), token: token(example, "operator", &[]) };
+    operator.ok("POST", "/tenants", json!({ "name": "acme" })).await;
+    let (admin, support) = (token(example, "tenant-admin", &["--tenant", "acme"]), token(example, "support", &[]));
+    let forge = r#"
+smtp = smtplib.SMTP(HOST, PORT[25], source_address=("127.0.0.66", 0)); smtp.ehlo("stranger.com")
+for n in range(3):
+    smtp.sendmail("boss@bank.com", "bob@example.com",
+        f"From: The Boss <boss@bank.com>\r\nMessage-ID: <{n}@bank.com>\r\nSubject: =?utf-8?q?Zahlung_f=C3=A4llig?= {n}\r\n\r\npay\r\n".encode())
+"#;
+    python(example, forge);
+    let listed = eventually("they are in quarantine", Duration::from_secs(30), || async {
+        let listed = operator.ok("GET", "/quarantine?domain=example.com", Value::Null).await;
+        (listed.as_array().unwrap().len() == 3).then_some(listed)
+    })
+    .await;
+    let first = &listed[2];
+    assert_eq!(
+        (&first["from"], &first["subject"]),
+        (&json!("The Boss <boss@bank.com>"), &json!("Zahlung f\u{e4}llig 0"))
+    );
+    assert!(first["reason"].as_str().unwrap().to_lowercase().contains("dmarc"), "{first}");
+
+    // By the API: a tenant admin of others finds nothing, support may look and no more.
+    let id = first["queue_id"].as_str().unwrap().to_owned();
+    let (stranger, looker) =
+        (Api { place: place(example), token: admin }, Api { place: place(example), token: support.clone() });
+    assert_eq!(stranger.ok("GET", "/quarantine", Value::Null).await, json!([]));
+    assert_eq!(stranger.call("GET", "/quarantine?domain=example.com", Value::Null).await.status, 404);
+    assert_eq!(stranger.call("GET", "/reports/over-time?domain=example.com", Value::Null).await.status, 404);
+    let wish = json!({ "action": "release" });
+    assert_eq!(stranger.call("POST", &format!("/quarantine/{id}"), wish.clone()).await.status, 404);
+    assert_eq!(looker.ok("GET", "/quarantine", Value::Null).await.as_array().unwrap().len(), 3);
+    assert_eq!(looker.call("POST", &format!("/quarantine/{id}"), wish.clone()).await.status, 403);
+    let done = operator.ok("POST", &format!("/quarantine/{id}"), wish.clone()).await;
+    assert_eq!(done["addresses"], json!(["bob@example.com"]));
+    assert_eq!(operator.call("POST", &format!("/quarantine/{id}"), wish).await.status, 404, "once");
+    // In the terminal.
+    let lines = example.cli("quarantine", &["list", "--domain", "example.com"], "");
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    let second = lines.lines().last().unwrap().split(' ').next().unwrap().to_owned();
+    let said = example.cli("quarantine", &["release", &second], "");
+    assert_eq!(said.trim(), format!("{second} is in the INBOX of bob@example.com"));
+
+    // On the page: first who may only look.
+    let browser = Browser::start().await;
+    log_in(&browser, example, &support).await;
+    go(&browser, "quarantine").await;
+    browser.until("it is listed", "document.querySelectorAll('tr[data-queue-id]').length == 1").await;
+    assert_eq!(browser.run("return document.querySelectorAll('tr button').length").await, json!(0));
+    browser.click("#logout").await;
+    browser.until("the login is back", "document.querySelector('#login')").await;
+    log_in(&browser, example, &operator.token).await;
+    go(&browser, "quarantine").await;
+    browser.until("it is listed", "document.querySelectorAll('tr[data-queue-id]').length == 1").await;
+    picture(&browser, "quarantine").await;
+    browser.fill("#quarantine-form input[name=address]", "alice@example.com").await;
+    browser.click("#quarantine-form button").await;
+    browser
+        .until("nobody else has any", "document.querySelector('main').innerText.includes('Nothing is in quarantine')")
+        .await;
+    browser.fill("#quarantine-form input[name=address]", "bob@example.com").await;
+    browser.click("#quarantine-form button").await;
+    browser.click("tr[data-address='bob@example.com'] button").await;
+    browser.until("it is gone from the list", "document.querySelectorAll('tr[data-queue-id]').length == 0").await;
+    browser.until("it is said", "document.querySelector('#announce').textContent.includes('bob@example.com')").await;
+    let read = r#"
+imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login("bob@example.com", "secret")
+assert imap.select("Junk")[1][0] == b"0" and imap.select("INBOX")[1][0] == b"3"
+assert all(b"pay" in part[1] for part in imap.fetch("1:3", "(BODY[])")[1] if len(part) == 2)
+"#;
+    python(example, read);
+    // Its journey tells who did it, and that it was read.
+    browser.run(&format!("location.hash = '#/journey/{id}'")).await;
+    is_lit(&browser, &["imap", "mua-in"]).await;
+    browser.click("#hop-imap button").await;
+    let detail = browser.text("#hop-detail").await;
+    assert!(detail.contains("from Junk into INBOX by operator"), "{detail}");
+
+    // Reports: first none, then a picture.
+    go(&browser, "reports").await;
+    browser
+        .until("none is there", "document.querySelector('#picture').innerText.includes('Nobody has reported')")
+        .await;
+    reported(example).await;
+    browser.click("#reports-form button").await;
+    browser.until("bars are drawn", "document.querySelectorAll('#chart rect.good[data-day]').length == 13").await;
+    assert_eq!(browser.run("return document.querySelectorAll('#chart rect.failed').length").await, json!(13));
+    let name = browser.run("return document.querySelector('#chart-desc').textContent").await;
+    assert!(name.as_str().unwrap().contains("messages passed DMARC"), "{name}");
+    let hosts = browser.text("section[aria-label=Hosts] tbody").await;
+    assert!(hosts.starts_with("198.51.100.66 0 182 0.0 %"), "{hosts}");
+    browser.run("scrollTo(0, 0)").await;
+    picture(&browser, "reports").await;
+    let rows = "document.querySelectorAll('details tbody tr').length == 13";
+    browser.click("details summary").await;
+    browser.until("each day is in the table", rows).await;
+    let told = operator.ok("GET", "/reports/over-time?domain=example.com&days=3", Value::Null).await;
+    let sums: Vec<_> =
+        told["days"].as_array().unwrap().iter().map(|d| (d["good"].clone(), d["reports"].clone())).collect();
+    assert_eq!(sums, [(json!(180), json!(2)), (json!(220), json!(2))]);
+    assert_eq!(operator.call("GET", "/reports/over-time?kind=spam", Value::Null).await.status, 400);
+    is_clean(&browser).await;
+    browser.close().await;
 }

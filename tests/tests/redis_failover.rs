@@ -108,7 +108,7 @@ async fn mail_flows_through(url: String, fail_over: impl AsyncFnOnce()) {
     accept(&mda, bob, sent).await;
     tokio::time::timeout(SOON, wakes.message()).await.expect("a wake").unwrap().unwrap();
     // A server that stops ends what is watched: nobody waits for the session.
-    println!("{sent} messages; a new master after {taken_over:.1?}, mail flowed after {flowing:.1?}");
+    eprintln!("{sent} messages; a new master after {taken_over:.1?}, mail flowed after {flowing:.1?}");
     let stop = Arc::into_inner(mda).unwrap().stop();
     tokio::time::timeout(SOON, stop).await.expect("it stops");
     drop(wakes);

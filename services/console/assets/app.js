@@ -4,6 +4,8 @@ import * as api from "./api.js";
 import { el, field, submits } from "./dom.js";
 import * as journey from "./journey.js";
 import * as pages from "./pages.js";
+import { quarantine } from "./quarantine.js";
+import { reports } from "./reports.js";
 
 const main = document.getElementById("main");
 const nav = document.getElementById("nav");
@@ -14,8 +16,10 @@ const PAGES = {
   journey: ["Email Journey", (rest) => journey.page(session, rest)],
   search: ["Search", () => pages.search(session)],
   queue: ["Queue", () => pages.queue(session)],
+  quarantine: ["Quarantine", () => quarantine(session)],
   domains: ["Domains", (rest) => pages.domains(session, rest)],
   accounts: ["Accounts", () => pages.accounts(session)],
+  reports: ["Reports", () => reports()],
   access: ["Access", () => pages.access(session), (s) => s.role !== "support"],
 };
 

@@ -20,6 +20,8 @@ function place(event) {
     case "verdict": return [[elsewhere ? "mx" : "smtp", action === "reject" ? "stop" : action === "quarantine" ? "wait" : "lit"]];
     case "refused": return [[elsewhere ? "mx" : "smtp", "stop"]];
     case "delivered": return [[elsewhere ? "mx" : "mta", "lit"], ["imap", "lit"]];
+    // From Junk into INBOX; without a mailbox it is a delivery that was held.
+    case "released": return [[elsewhere ? "mx" : "mta", "lit"], ...(event.detail?.mailbox ? [["imap", "lit"]] : [])];
     case "fetched": return [["imap", "lit"], ["mua-in", "lit"]];
     case "relayed": return [["mta", "lit"], ["mx", "lit"]];
     case "deferred":
@@ -42,6 +44,7 @@ const SHORT = {
   deferred: (e) => `waits: ${e.text}`,
   bounced: (e) => `returned: ${e.text}`,
   held: () => "held by an operator",
+  released: (e) => `released ${e.text}`,
 };
 
 export function hops(events) {

@@ -3,11 +3,11 @@
 import * as api from "./api.js";
 import { announce, bytes, cells, el, field, submits, table, tag, time } from "./dom.js";
 
-const manages = (session) => session.role !== "support";
+export const manages = (session) => session.role !== "support";
 const operates = (session) => session.role === "operator";
 
 // A button that asks before it does what cannot be undone, and says what went wrong.
-function action(label, run, { danger = false, sure = "" } = {}) {
+export function action(label, run, { danger = false, sure = "" } = {}) {
   return el("button", { type: "button", class: danger ? "danger" : "", onclick: async (event) => {
     if (sure && !confirm(sure)) return;
     event.target.disabled = true;
@@ -21,7 +21,7 @@ function action(label, run, { danger = false, sure = "" } = {}) {
   } }, label);
 }
 
-const STATE = { delivered: "good", fetched: "good", relayed: "good", bounced: "bad", refused: "bad", discarded: "bad", deferred: "warn", held: "warn" };
+const STATE = { delivered: "good", fetched: "good", relayed: "good", bounced: "bad", refused: "bad", discarded: "bad", deferred: "warn", held: "warn", released: "good" };
 
 export async function search() {
   const results = el("section", { class: "card", "aria-label": "Messages", "aria-live": "polite" });

@@ -21,6 +21,8 @@ const FILES: &[(&str, &str, &str)] = files! {
     "hops.js" as "text/javascript"
     "journey.js" as "text/javascript"
     "pages.js" as "text/javascript"
+    "quarantine.js" as "text/javascript"
+    "reports.js" as "text/javascript"
     "style.css" as "text/css"
     "icon.svg" as "image/svg+xml"
 };

@@ -15,7 +15,7 @@ use crate::{App, problem::Problem};
 pub enum Role {
     /// Everything, of all tenants.
     Operator,
-    /// Accounts, aliases, queue and tokens of one tenant.
+    /// Accounts, aliases, queue, quarantine and tokens of one tenant.
     TenantAdmin,
     /// Looks, changes nothing.
     Support,

@@ -28,7 +28,7 @@ pub fn document(routes: &[Route], prefix: &str) -> Value {
         "info": {
             "title": "Postroad",
             "version": "1",
-            "description": "Messages and their journeys, the queue, domains, accounts and aliases.",
+            "description": "Messages and their journeys, the queue, the quarantine, reports, domains, accounts and aliases.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/" }],

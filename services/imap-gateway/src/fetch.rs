@@ -6,7 +6,7 @@ use imap::{
     section::{Content, Place, binary, binary_place, can_decode},
 };
 use message::{PartSpan, decode_transfer};
-use proto::mailboxes::{FetchRequest, Message, StoreRequest, UidRange, store_request::Mode};
+use proto::mailboxes::{FetchRequest, Message, Rows, StoreRequest, UidRange, store_request::Mode};
 
 use crate::{
     failure::{Failure, Outcome},
@@ -27,12 +27,24 @@ pub(crate) struct Range {
     pub partial: Option<Partial>,
 }
 
+/// Bits of `FetchRequest.structure_fields`.
+pub(crate) mod field {
+    pub const ENVELOPE: u32 = 1;
+    pub const BODY: u32 = 2;
+    pub const BODYSTRUCTURE: u32 = 4;
+    pub const PARTS: u32 = 8;
+    pub const PREVIEW: u32 = 16;
+    pub const THREAD_ID: u32 = 32;
+}
+
 /// What a FETCH asks for, and what that needs.
 struct Wanted<'i> {
     items: &'i [FetchItem],
     uid: bool,
     modseq: bool,
     structure: bool,
+    /// Of the structure, as in FetchRequest.
+    structure_fields: u32,
     header: bool,
     body: bool,
     object_ids: bool,
@@ -47,6 +59,7 @@ impl<'i> Wanted<'i> {
             uid: uid || items.contains(&FetchItem::Uid),
             modseq: modseq || items.contains(&FetchItem::ModSeq),
             structure: false,
+            structure_fields: 0,
             header: false,
             body: false,
             object_ids: false,
@@ -54,15 +67,15 @@ impl<'i> Wanted<'i> {
         };
         for item in items {
             match item {
-                FetchItem::Envelope
-                | FetchItem::Body
-                | FetchItem::BodyStructure
-                | FetchItem::Preview
-                | FetchItem::ThreadId => wanted.structure = true,
+                FetchItem::Envelope => wanted.structure_fields |= field::ENVELOPE,
+                FetchItem::Body => wanted.structure_fields |= field::BODY,
+                FetchItem::BodyStructure => wanted.structure_fields |= field::BODYSTRUCTURE,
+                FetchItem::Preview => wanted.structure_fields |= field::PREVIEW,
+                FetchItem::ThreadId => wanted.structure_fields |= field::THREAD_ID,
                 FetchItem::EmailId | FetchItem::SaveDate => wanted.object_ids = true,
                 FetchItem::Section(section) => {
                     let needs = section.needs();
-                    wanted.structure |= needs.structure;
+                    wanted.structure_fields |= if needs.structure { field::PARTS } else { 0 };
                     wanted.header |= needs.header;
                     wanted.body |= needs.body;
                     wanted.sees |= !section.peek;
@@ -77,11 +90,12 @@ impl<'i> Wanted<'i> {
         }
         // Where the body begins, if it turns out to be too large to come at once.
         wanted.header |= wanted.body;
+        wanted.structure = wanted.structure_fields != 0;
         wanted
     }
 
     fn need_all(&mut self) {
-        self.structure = true;
+        self.structure_fields |= field::PARTS;
         self.header = true;
         self.body = true;
     }
@@ -123,12 +137,15 @@ impl Session {
             mailbox_id,
             uids: to_proto(&uids),
             structure: wanted.structure,
+            structure_fields: wanted.structure_fields,
             header: wanted.header,
             body: wanted.body,
             body_limit: STREAM_ABOVE,
             object_ids: wanted.object_ids,
             changed_since: changed_since.unwrap_or_default(),
+            as_rows: true,
             reader: "imap".into(),
+            ..FetchRequest::default()
         };
         let timeout = self.gateway.config.call_timeout();
         let mut answers = self.mailboxes().fetch(self.asking(request)).await?.into_inner();
@@ -142,7 +159,7 @@ impl Session {
                     Err(failure) => trouble = Some(failure),
                 }
             }
-            for message in messages {
+            for message in messages.into_iter().chain(messages_of(answer.rows.unwrap_or_default())) {
                 if trouble.is_none() {
                     trouble = undecodable(&wanted, &message);
                 }
@@ -343,6 +360,18 @@ fn write_end(mut fetch: Fetch<'_>, wanted: &Wanted<'_>, message: &Message, was_s
     fetch.end();
 }
 
+/// What came column by column, one after the other.
+pub(crate) fn messages_of(rows: Rows) -> impl Iterator<Item = Message> {
+    let Rows { uids, flags, modseqs, sizes, internal_dates_ms, keywords } = rows;
+    let mut keywords = keywords.into_iter().peekable();
+    let columns = uids.into_iter().zip(flags).zip(modseqs).zip(sizes).zip(internal_dates_ms);
+    (0u32..).zip(columns).map(move |(row, ((((uid, system), modseq), size), internal_date_ms))| {
+        let keywords = keywords.next_if(|k| k.row == row).map(|k| k.keywords).unwrap_or_default();
+        let flags = Some(proto::mailboxes::Flags { system, keywords });
+        Message { uid, flags, modseq, size, internal_date_ms, ..Message::default() }
+    })
+}
+
 fn cut(value: Vec<u8>, partial: Option<(u32, u32)>) -> Vec<u8> {
     match partial {
         Some((first, count)) => value.into_iter().skip(first as usize).take(count as usize).collect(),
@@ -374,4 +403,32 @@ pub(crate) fn spans(structure: &proto::mailboxes::Structure) -> Vec<PartSpan> {
         encoding: part.encoding.clone(),
     };
     structure.parts.iter().map(span).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::mailboxes::RowKeywords;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_messages() {
+        let rows = Rows {
+            uids: vec![3, 5],
+            flags: vec![1, 0],
+            modseqs: vec![7, 8],
+            sizes: vec![10, 20],
+            internal_dates_ms: vec![-1, 2],
+            keywords: vec![RowKeywords { row: 1, keywords: vec!["Work".into()] }],
+        };
+        let messages: Vec<Message> = messages_of(rows).collect();
+        let flags = |system, keywords: &[&str]| {
+            let keywords = keywords.iter().map(|k| (*k).to_owned()).collect();
+            Some(proto::mailboxes::Flags { system, keywords })
+        };
+        assert_eq!(messages.len(), 2);
+        assert_eq!((messages[0].uid, messages[0].size, messages[0].internal_date_ms), (3, 10, -1));
+        assert_eq!((&messages[0].flags, &messages[1].flags), (&flags(1, &[]), &flags(0, &["Work"])));
+        assert_eq!(messages[1].modseq, 8);
+    }
 }

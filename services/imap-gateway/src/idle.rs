@@ -83,8 +83,9 @@ impl Session {
 
     /// What happens to an account's mailboxes.
     pub(crate) async fn watch(&self, account_id: u64) -> Option<Streaming<WatchResponse>> {
-        match self.mailboxes().watch(self.asking(WatchRequest { account_id })).await {
-            Ok(answer) => Some(answer.into_inner()),
+        let channel = self.gateway.channel.clone();
+        match crate::watching::watch(channel, self.asking(WatchRequest { account_id })).await {
+            Ok(answers) => Some(answers),
             Err(status) => {
                 tracing::debug!(rpc.code = ?status.code(), "no watch, polling");
                 None

@@ -31,6 +31,7 @@ mod selected;
 mod session;
 mod store;
 mod waiting;
+mod watching;
 mod wire;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -52,6 +53,8 @@ struct Gateway {
     tls: Option<Tls>,
     directory: DirectoryClient<Channel>,
     mailboxes: MailboxesClient<Channel>,
+    /// What the clients above are made of.
+    channel: Channel,
     /// For APPEND, whose call lasts as long as the client sends.
     uploads: MailboxesClient<Channel>,
     /// Scripts, for ManageSieve.
@@ -96,6 +99,7 @@ pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
         tls,
         directory: DirectoryClient::new(mda.clone()),
         rules: RulesClient::new(mda.clone()),
+        channel: mda.clone(),
         mailboxes: MailboxesClient::new(mda).max_decoding_message_size(MAX_GRPC_MESSAGE),
         uploads: MailboxesClient::new(slow),
         metrics,

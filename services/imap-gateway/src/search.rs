@@ -6,15 +6,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use imap::{
     SearchCommand, SearchReturn, UidRanges,
     respond::Found,
-    search::{Facts, Key},
+    search::{ContentKey, Facts, Key},
     sort::{Criterion, SortKey, Sortable},
     thread::{Algorithm, Threadable},
 };
-use proto::mailboxes::{FetchRequest, Message};
+use proto::mailboxes::{FetchRequest, Filter, Message, filter::Where};
 
 use crate::{
     failure::{Failure, Outcome},
-    fetch::STREAM_ABOVE,
+    fetch::{STREAM_ABOVE, field, messages_of},
     selected::{slow, to_proto},
     session::Session,
 };
@@ -169,25 +169,34 @@ impl Session {
             return Ok(Vec::new());
         }
         let total = selected.view.uids().iter().filter(|uid| candidates.contains(**uid)).count();
+        // What looks into messages is decided where they are, and they need not travel.
+        let (filters, rest) = key.split();
         let needs = key.needs();
+        let rest_needs = rest.needs();
+        let content_for_filters = !also.header && !rest_needs.header && !rest_needs.body;
         let request = FetchRequest {
             account_id,
             mailbox_id: selected.mailbox_id,
             uids: to_proto(&candidates),
             structure: needs.structure,
+            structure_fields: if needs.structure { field::THREAD_ID } else { 0 },
             header: needs.header || also.header,
             body: needs.body,
             body_limit: STREAM_ABOVE,
             object_ids: needs.object_ids,
-            changed_since: 0,
-            reader: String::new(),
+            as_rows: true,
+            content_for_filters: content_for_filters && !filters.is_empty(),
+            filters: filters.into_iter().map(filter).collect(),
+            ..FetchRequest::default()
         };
         let timeout = self.gateway.config.call_timeout();
         let mut answers = self.mailboxes().fetch(self.asking(request)).await?.into_inner();
         let mut hits = Vec::new();
         let (mut done, mut told) = (0usize, Instant::now());
         while let Some(answer) = tokio::time::timeout(timeout, answers.message()).await.map_err(slow)?? {
-            for mut message in answer.messages {
+            done += answer.passed_over as usize;
+            let is_filtered = answer.filtered;
+            for mut message in answer.messages.into_iter().chain(messages_of(answer.rows.unwrap_or_default())) {
                 done += 1;
                 if self.selected.as_ref().is_none_or(|s| s.view.seq_of(message.uid).is_none()) {
                     continue;
@@ -201,10 +210,11 @@ impl Session {
                 } else {
                     None
                 };
+                let key = if is_filtered && !message.body_omitted { &rest } else { key };
                 if self.selected.as_ref().is_some_and(|s| matches(key, &message, &s.flags_of(&message))) {
                     hits.push(take(&message));
                 }
-                if needs.body {
+                if needs.body && !is_filtered {
                     // Decoding takes its time: others have their turn.
                     tokio::task::yield_now().await;
                 }
@@ -218,6 +228,15 @@ impl Session {
         }
         Ok(hits)
     }
+}
+
+fn filter(key: ContentKey<'_>) -> Filter {
+    let (place, field, needle) = match key {
+        ContentKey::Header(name, needle) => (Where::Header, name, needle),
+        ContentKey::Body(needle) => (Where::Body, "", needle),
+        ContentKey::Text(needle) => (Where::Text, "", needle),
+    };
+    Filter { r#where: place.into(), field: field.to_owned(), text: needle.as_str().to_owned() }
 }
 
 fn matches(key: &Key, message: &Message, flags: &imap::Flags) -> bool {

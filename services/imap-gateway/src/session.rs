@@ -113,7 +113,7 @@ impl Session {
                     let tag = head.tag.clone();
                     let name = if head.replaces.is_some() { "REPLACE" } else { "APPEND" };
                     let span = info_span!("imap.command", imap.command = name, account.id = self.account);
-                    let outcome = self.append(head, Some((size, sync))).instrument(span).await;
+                    let outcome = Box::pin(self.append(head, Some((size, sync)))).instrument(span).await;
                     self.complete(&tag, name, outcome)?;
                     Next::GoOn
                 }
@@ -178,7 +178,11 @@ impl Session {
             _ => {}
         }
         let span = info_span!("imap.command", imap.command = name, account.id = self.account);
-        let outcome = self.execute(&tag, body).instrument(span).await;
+        // In boxes, so that a session that waits, or is in IDLE, has no room for the largest command.
+        let outcome = match body {
+            CommandBody::Idle if self.account.is_some() => Box::pin(self.idle()).instrument(span).await,
+            body => Box::pin(self.execute(&tag, body)).instrument(span).await,
+        };
         self.complete(&tag, name, outcome)?;
         Ok(Next::GoOn)
     }
@@ -264,7 +268,6 @@ impl Session {
             CommandBody::GetQuotaRoot(mailbox) => self.get_quota_root(account, mailbox).await,
             CommandBody::GetMetadata(request) => self.get_metadata(account, request).await,
             CommandBody::SetMetadata { mailbox, entries } => self.set_metadata(account, mailbox, entries).await,
-            CommandBody::Idle => self.idle().await,
             body => self.execute_selected(tag, body).await,
         }
     }

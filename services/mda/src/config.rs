@@ -34,6 +34,12 @@ pub struct Config {
     pub sieve: crate::rules::Config,
     /// `auth-checker`, which signs DSNs and the answers of vacations (RFC 6376); unset: they go out unsigned.
     pub auth_checker: Option<runtime::grpc::Peers>,
+    /// Days for which it is remembered what was expunged. A mail program that was away for longer hears of every UID
+    /// that is not there instead of those that went (RFC 7162 §3.2.5.2): more to read, and nothing wrong.
+    pub expunged_days: u32,
+    /// Bytes of what a process with the role mailboxes remembers of mailboxes and contents that were read; 0 is
+    /// nothing. Whatever is remembered is checked with Postgres at each call.
+    pub memory_bytes: u64,
     /// Days that SMTP dialogues are kept; not longer than the rest of the journey.
     pub journey_dialogue_days: u32,
     /// Tenants whose volumes are counted one by one; the others are counted together.
@@ -91,6 +97,8 @@ impl Default for Config {
             journey_days: 30,
             sieve: Default::default(),
             auth_checker: None,
+            expunged_days: 90,
+            memory_bytes: 128 << 20,
             journey_dialogue_days: 14,
             tenants_counted: 50,
             encryption_keys: Default::default(),
@@ -142,6 +150,15 @@ impl runtime::ServiceConfig for Config {
                 "configuration keys \"journey_days\" = {}, \"journey_dialogue_days\" = {}: \
                  expected at least 1 day, and dialogues not longer than the rest",
                 self.journey_days, self.journey_dialogue_days
+            ));
+        }
+        if !(1..=3650).contains(&self.expunged_days) {
+            return Err(format!("configuration key \"expunged_days\" = {}: expected 1 to 3650", self.expunged_days));
+        }
+        if self.memory_bytes > 64 << 30 {
+            return Err(format!(
+                "configuration key \"memory_bytes\" = {}: expected at most 64 GB (68719476736)",
+                self.memory_bytes
             ));
         }
         if self.tenants_counted > 1000 {

@@ -50,6 +50,9 @@ fn compress(bytes: &[u8]) -> Result<Vec<u8>, Status> {
 
 /// `size` bounds what a damaged row could make of memory.
 pub fn decompress(stored: &[u8], size: usize) -> Result<Bytes, Status> {
+    // The frame says how much it holds: what is kept shall have no room to spare.
+    let told = zstd::zstd_safe::get_frame_content_size(stored).ok().flatten();
+    let size = told.and_then(|told| usize::try_from(told).ok()).map_or(size, |told| told.min(size));
     thread_local! {
         static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
     }

@@ -194,6 +194,7 @@ fn start_delivery(
     };
     let worker = tokio::spawn(worker.run(service.shutdown.clone()));
     let retention = Retention { days: config.journey_days, dialogue_days: config.journey_dialogue_days };
+    let expunged_days = config.expunged_days;
     let (pool, metrics, shutdown) = (parts.pool.clone(), parts.metrics.clone(), service.shutdown.clone());
     let dispatcher =
         tokio::spawn(dispatcher::run(pool.clone(), parts.dispatch.clone(), metrics.clone(), shutdown.clone()));
@@ -208,7 +209,7 @@ fn start_delivery(
     let received = tokio::spawn(received.run(shutdown.clone()));
     let sweep = tokio::spawn(objects::run(parts.objects.clone(), shutdown.clone()));
     let forwarder = parts.forwarder.clone();
-    let maintenance = tokio::spawn(maintenance::run(pool, retention, metrics, forwarder, shutdown));
+    let maintenance = tokio::spawn(maintenance::run(pool, retention, expunged_days, metrics, forwarder, shutdown));
     vec![worker, dispatcher, reports, maintenance, received, sweep]
 }
 
@@ -244,6 +245,7 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
             objects: parts.objects.clone(),
             wakes: parts.wakes.clone(),
             max_message_size: config.max_message_size,
+            memory: mailboxes::Memory::new(config.memory_bytes),
         };
         routes.add_service(MailboxesServer::new(mailboxes).max_encoding_message_size(MAX_GRPC_MESSAGE));
     }
@@ -257,6 +259,8 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
             bouncer: parts.bouncer.clone(),
             turns: parts.turns.clone(),
             vault: parts.vault.clone(),
+            wakes: parts.wakes.clone(),
+            metrics: parts.metrics.clone(),
         };
         routes.add_service(AdminServer::new(admin));
         routes.add_service(ConsoleServer::new(console::Console { pool: pool() }));

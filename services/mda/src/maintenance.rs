@@ -32,6 +32,28 @@ with candidates as (
 )
 select count(*) from gone";
 
+/// Forgets what went long ago, a mailbox as far as its oldest part reaches. Mailboxes that somebody
+/// works in wait for the next time; whoever came from before is told so by `forgotten_modseq`
+/// (RFC 7162 §3.2.5.2).
+const FORGET_EXPUNGED: &str = "
+with old as materialized (
+    select account_id, mailbox_id, max(modseq) as modseq
+    from (select account_id, mailbox_id, modseq from expunged
+          where at < now() - $1 * interval '1 day' limit $2) e
+    group by 1, 2
+), locked as materialized (
+    select m.account_id, m.id from mailboxes m
+    where (m.account_id, m.id) in (select account_id, mailbox_id from old)
+    order by m.account_id, m.id for no key update skip locked
+), raised as (
+    update mailboxes m set forgotten_modseq = greatest(m.forgotten_modseq, o.modseq)
+    from old o join locked l on l.account_id = o.account_id and l.id = o.mailbox_id
+    where m.account_id = o.account_id and m.id = o.mailbox_id
+    returning m.account_id, m.id, m.forgotten_modseq
+)
+delete from expunged e using raised r
+where e.account_id = r.account_id and e.mailbox_id = r.id and e.modseq <= r.forgotten_modseq";
+
 /// Beyond so many open deliveries counting would cost more than the figure is worth.
 const COUNTED: i64 = 1_000_000;
 
@@ -77,6 +99,7 @@ const SET_ASIDE: &str = "select count(*) from deliveries where set_aside_at is n
 pub async fn run(
     pool: PgPool,
     retention: Retention,
+    expunged_days: u32,
     metrics: Metrics,
     forwarder: Forwarder,
     shutdown: CancellationToken,
@@ -90,8 +113,24 @@ pub async fn run(
         if let Err(e) = once(&pool, retention, &metrics).await {
             tracing::warn!(error = %e, "maintenance put off");
         }
+        if let Err(e) = forget_expunged(&pool, expunged_days, &metrics).await {
+            tracing::warn!(error = %e, "expunged messages not forgotten");
+        }
         if let Err(e) = keys(&pool, &forwarder).await {
             tracing::warn!(error = %e, "old keys not removed");
+        }
+    }
+}
+
+async fn forget_expunged(pool: &PgPool, days: u32, metrics: &Metrics) -> Result<(), sqlx::Error> {
+    const MOST: i64 = 10_000;
+    loop {
+        let forgotten =
+            sqlx::query(FORGET_EXPUNGED).bind(f64::from(days)).bind(MOST).execute(pool).await?.rows_affected();
+        metrics.forgotten(forgotten);
+        // Fewer than were looked at: what is left is locked, and waits.
+        if i64::try_from(forgotten).unwrap_or(i64::MAX) < MOST {
+            return Ok(());
         }
     }
 }

@@ -28,6 +28,7 @@ pub struct Metrics {
     open: Family<StateLabel, Gauge>,
     set_aside: Gauge,
     reclaimed: Counter,
+    forgotten: Counter,
     rules: Family<RuleLabel, Counter>,
     logins_failed: Counter,
     logins_throttled: Counter,
@@ -40,6 +41,7 @@ pub struct Metrics {
     top: Arc<Mutex<Top>>,
     srs: Family<SrsLabel, Counter>,
     reports: Family<ReportLabel, Counter>,
+    released: Counter,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -93,9 +95,11 @@ impl Metrics {
             open: Family::default(),
             set_aside: Gauge::default(),
             reclaimed: Counter::default(),
+            forgotten: Counter::default(),
             rules: Family::default(),
             srs: Family::default(),
             reports: Family::default(),
+            released: Counter::default(),
             logins_failed: Counter::default(),
             logins_throttled: Counter::default(),
             logins_unlimited: Counter::default(),
@@ -117,6 +121,11 @@ impl Metrics {
             m.set_aside.clone(),
         );
         registry.register("mda_contents_reclaimed", "Contents that nothing referred to", m.reclaimed.clone());
+        registry.register(
+            "mda_expunged_forgotten",
+            "Expunged messages that are not remembered any more",
+            m.forgotten.clone(),
+        );
         registry.register("mda_rule_actions", "What rules of accounts did with messages", m.rules.clone());
         registry.register("mda_logins_failed", "Logins with wrong credentials", m.logins_failed.clone());
         registry.register(
@@ -148,6 +157,7 @@ impl Metrics {
             "Reports from others by kind: dmarc, tls, unreadable",
             m.reports.clone(),
         );
+        registry.register("mda_quarantine_released", "Messages moved from Junk into INBOX by hand", m.released.clone());
         m
     }
 
@@ -157,6 +167,10 @@ impl Metrics {
 
     pub fn report_received(&self, kind: &'static str) {
         self.reports.get_or_create(&ReportLabel { kind }).inc();
+    }
+
+    pub fn quarantine_released(&self, messages: usize) {
+        self.released.inc_by(u64::try_from(messages).unwrap_or(u64::MAX));
     }
 
     pub fn rule(&self, action: &'static str) {
@@ -231,6 +245,10 @@ impl Metrics {
 
     pub fn set_aside(&self, deliveries: i64) {
         self.set_aside.set(deliveries);
+    }
+
+    pub fn forgotten(&self, n: u64) {
+        self.forgotten.inc_by(n);
     }
 
     pub fn reclaimed(&self, n: u64) {

@@ -40,9 +40,65 @@ pub struct DomainSpec {
     /// the installation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mx: Vec<String>,
+    /// What becomes of mail to this domain that DMARC refuses, whatever the tenant has. Without it
+    /// none is set, and one that was set by hand stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dmarc_override: Option<OfDomain>,
+    /// Who gets what the domain has no other address for: accounts, or addresses elsewhere. An empty
+    /// list is nobody; without it one that was set by hand stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    pub catch_all: Option<Vec<String>>,
+    /// When the keys that sign the domain's mail are replaced. Without it: never by the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dkim: Option<Dkim>,
     /// What happens to the domain when the resource is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OfDomain {
+    /// It is refused, as the sender's domain asks for.
+    Reject,
+    /// It goes to Junk.
+    Quarantine,
+    /// As the tenant has it.
+    Inherit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OfTenant {
+    /// It is refused, as the sender's domain asks for.
+    Reject,
+    /// It goes to Junk.
+    Quarantine,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Dkim {
+    /// New keys are made when the newest are so old. 0 is never.
+    #[serde(default)]
+    #[schemars(range(max = 3650))]
+    pub rotate_every_days: u32,
+    /// Raise it to have new keys made now, once.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub rotation: i64,
+    /// From the making of new keys until they sign: the time to publish their records. Too short, and
+    /// receivers find no key for what they signed.
+    #[serde(default = "week")]
+    #[schemars(range(max = 365))]
+    pub publish_days: u32,
+    /// From then on, until the records of the old keys may go: mail under way needs them.
+    #[serde(default = "week")]
+    #[schemars(range(max = 365))]
+    pub overlap_days: u32,
+}
+
+fn week() -> u32 {
+    7
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -60,12 +116,35 @@ pub enum DeletionPolicy {
 pub struct DomainStatus {
     /// The generation that the rest belongs to.
     pub observed_generation: Option<i64>,
-    /// `Ready`: mda knows the domain. `DNSPublished`: the records are published and right.
+    /// `Ready`: mda has the domain as it is wanted. `DNSPublished`: the records are published and
+    /// right. `DKIM`, with `spec.dkim`: which keys sign, or will.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// With `spec.dkim`: the domain's keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dkim: Option<DkimStatus>,
     /// The records to publish.
     #[serde(default)]
     pub records: Vec<PublishedRecord>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DkimStatus {
+    /// The last `spec.dkim.rotation` that was done.
+    pub rotation: i64,
+    #[serde(default)]
+    pub keys: Vec<SigningKey>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SigningKey {
+    pub selector: String,
+    /// `Pending` (to be published, does not sign yet), `Signing` or `Retired`.
+    pub state: String,
+    /// RFC 3339.
+    pub signs_from: String,
 }
 
 /// A record to publish, and what was found in the DNS.
@@ -156,6 +235,13 @@ pub struct TenantSpec {
     /// Of all its accounts together. Without it none is set, and one that was set by hand stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<Quota>,
+    /// What is absent is left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// What becomes of mail to its domains that DMARC refuses. Without it none is set, and one that was
+    /// set by hand stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dmarc_override: Option<OfTenant>,
     /// What happens to the tenant when the resource is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -170,6 +256,18 @@ pub struct Quota {
     /// 0 is no limit.
     #[serde(default)]
     pub messages: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// How many accounts its domains may have together; those that are there stay. 0 is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_accounts: Option<u64>,
+    /// To how many recipients each account without a limit of its own may send in a day. 0 is what
+    /// smtp-ingress is configured with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daily_recipients: Option<u64>,
 }
 
 /// All of them, as the chart has them.

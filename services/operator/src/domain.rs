@@ -21,6 +21,7 @@ use tonic::Code;
 use crate::{
     crd::{DeletionPolicy, Domain, DomainStatus, PublishedRecord},
     metrics::Metrics,
+    policy,
     records::{State, Wanted, Zone, compare},
     status::{Ours, Status, condition, let_go, publish, reason, replaced, tell},
 };
@@ -107,9 +108,8 @@ pub fn on_error<K>(_: Arc<K>, error: &Error, _: Arc<Context>) -> Action {
 }
 
 async fn apply(domain: &Domain, context: &Context, api: &Api<Domain>) -> Result<Action, Error> {
-    let request = CreateDomainRequest { name: domain.spec.name.clone(), tenant: domain.spec.tenant.clone() };
-    let created = match context.admin.clone().create_domain(request).await {
-        Ok(answer) => answer.into_inner(),
+    let (records, applied) = match make(domain, context).await {
+        Ok(made) => made,
         Err(status) => {
             let ready = condition(domain, "Ready", "False", reason(&status), status.message());
             let old = domain.status.clone().unwrap_or_default();
@@ -118,17 +118,37 @@ async fn apply(domain: &Domain, context: &Context, api: &Api<Domain>) -> Result<
             return Err(status.into());
         }
     };
-    let records = look_up(domain, context, created.records).await;
+    let records = look_up(domain, context, records).await;
     let ready = condition(domain, "Ready", "True", "Applied", "mda accepts mail for the domain");
     let dns = dns_condition(domain, &records);
     let is_published = dns.status == "True";
-    let conditions = replaced(replaced(Vec::new(), ready), dns);
-    let status = DomainStatus { observed_generation: domain.meta().generation, conditions, records };
+    let mut conditions = replaced(replaced(Vec::new(), ready), dns);
+    let dkim = applied.dkim.map(|(dkim, condition)| {
+        conditions.push(condition);
+        dkim
+    });
+    let status = DomainStatus { observed_generation: domain.meta().generation, conditions, dkim, records };
     publish(domain, context, api, status).await?;
     Ok(Action::requeue(if is_published { LOOK_AGAIN } else { LOOK_AGAIN_SOON }))
 }
 
+/// The domain and what it shall be; the records to publish.
+async fn make(domain: &Domain, context: &Context) -> Result<(Vec<DnsRecord>, policy::Applied), tonic::Status> {
+    let request = CreateDomainRequest { name: domain.spec.name.clone(), tenant: domain.spec.tenant.clone() };
+    let created = context.admin.clone().create_domain(request.clone()).await?.into_inner();
+    let applied = policy::apply(domain, context).await?;
+    if !applied.rotated {
+        return Ok((created.records, applied));
+    }
+    // It is there, so this only tells the records of the new keys, too.
+    Ok((context.admin.clone().create_domain(request).await?.into_inner().records, applied))
+}
+
 async fn cleanup(domain: &Domain, context: &Context) -> Result<Action, Error> {
+    // The catch-all came with the resource and would keep the domain.
+    if domain.spec.catch_all.as_ref().is_some_and(|targets| !targets.is_empty()) {
+        policy::remove_catch_all(&domain.spec.name, context).await?;
+    }
     let request = DeleteDomainRequest { name: domain.spec.name.clone() };
     match context.admin.clone().delete_domain(request).await {
         Err(status) if status.code() != Code::NotFound => {

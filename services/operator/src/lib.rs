@@ -1,7 +1,7 @@
 //! Custom resources to Admin calls, and the DNS as status conditions.
 //!
 //! - **Role**: a `Domain` resource becomes a domain of `mda` with DKIM keys; its status says which
-//!   records to publish, and which are published and right. An `EgressPool` becomes addresses that
+//!   records to publish, and which are published and right, its keys are replaced in time. An `EgressPool` becomes addresses that
 //!   relays send from, a `Tenant` limits its accounts together. Mailboxes stay out of etcd.
 //! - **Ports**: the runtime's HTTP port only.
 //! - **Peers**: the Kubernetes API, `mda`'s Admin and Egress, name servers.
@@ -16,6 +16,7 @@ mod domain;
 mod egress;
 mod lease;
 mod metrics;
+mod policy;
 mod records;
 mod status;
 mod tenant;
@@ -36,8 +37,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use crd::{
-    AppliedStatus, DeletionPolicy, Domain, DomainSpec, DomainStatus, EgressPool, EgressPoolSpec, PublishedRecord,
-    Quota, Source, Tenant, TenantSpec, crds,
+    AppliedStatus, DeletionPolicy, Dkim, DkimStatus, Domain, DomainSpec, DomainStatus, EgressPool, EgressPoolSpec,
+    Limits, OfDomain, OfTenant, PublishedRecord, Quota, SigningKey, Source, Tenant, TenantSpec, crds,
 };
 pub use domain::{Context, Error, FINALIZER, on_error, reconcile};
 pub use egress::{EGRESS_FINALIZER, reconcile_pool};

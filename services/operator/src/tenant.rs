@@ -10,11 +10,13 @@ use kube::{
         finalizer::{Event, finalizer},
     },
 };
-use proto::admin::{CreateTenantRequest, DeleteTenantRequest, SetTenantQuotaRequest};
+use proto::admin::{
+    CreateTenantRequest, DeleteTenantRequest, SetDmarcOverrideRequest, SetTenantLimitsRequest, SetTenantQuotaRequest,
+};
 use tonic::Code;
 
 use crate::{
-    crd::{AppliedStatus, DeletionPolicy, Tenant},
+    crd::{AppliedStatus, DeletionPolicy, OfTenant, Tenant},
     domain::{Context, Error},
     status::{Ours, condition, let_go, publish, reason, replaced, tell},
 };
@@ -68,10 +70,31 @@ async fn apply(tenant: &Tenant, context: &Context, api: &Api<Tenant>) -> Result<
 async fn make(tenant: &Tenant, context: &Context) -> Result<String, tonic::Status> {
     let name = tenant.spec.name.clone();
     context.admin.clone().create_tenant(CreateTenantRequest { name: name.clone() }).await?;
-    let Some(quota) = tenant.spec.quota else { return Ok("no limit is set here".into()) };
-    let request = SetTenantQuotaRequest { name, quota_bytes: quota.bytes, quota_messages: quota.messages };
-    context.admin.clone().set_tenant_quota(request).await?;
-    Ok(format!("limits: {} bytes, {} messages (0 is none)", quota.bytes, quota.messages))
+    let mut words = Vec::new();
+    if let Some(quota) = tenant.spec.quota {
+        let request =
+            SetTenantQuotaRequest { name: name.clone(), quota_bytes: quota.bytes, quota_messages: quota.messages };
+        context.admin.clone().set_tenant_quota(request).await?;
+        words.push(format!("{} bytes, {} messages", quota.bytes, quota.messages));
+    }
+    if let Some(limits) = tenant.spec.limits {
+        let request = SetTenantLimitsRequest {
+            name: name.clone(),
+            max_accounts: limits.max_accounts,
+            daily_recipients: limits.daily_recipients,
+        };
+        let tenant = context.admin.clone().set_tenant_limits(request).await?.into_inner();
+        words.push(format!("{} accounts, {} recipients a day", tenant.max_accounts, tenant.daily_recipients));
+    }
+    if let Some(mind) = tenant.spec.dmarc_override {
+        let quarantine = mind == OfTenant::Quarantine;
+        let request = SetDmarcOverrideRequest { tenant: name, quarantine, ..SetDmarcOverrideRequest::default() };
+        context.admin.clone().set_dmarc_override(request).await?;
+    }
+    if words.is_empty() {
+        return Ok("no limit is set here".into());
+    }
+    Ok(format!("limits: {} (0 is none)", words.join(", ")))
 }
 
 async fn cleanup(tenant: &Tenant, context: &Context) -> Result<Action, Error> {

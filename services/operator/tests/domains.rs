@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod policies;
 mod support;
 
 use std::{sync::Arc, time::Duration};

@@ -6,22 +6,54 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::Bytes;
 use proto::mailboxes::{FetchRequest, Message, mailboxes_client::MailboxesClient};
 use runtime::grpc::Channel;
+use tokio::task::JoinHandle;
 use tonic::Status;
+use tracing::Instrument as _;
 
 use crate::{content::Place, maildrop::ranges};
 
 /// A larger message is read when it is wanted, piece by piece.
 const LARGEST: u64 = 64 << 10;
-/// What is read at once, and held until the client has taken it.
+/// What is read at once. Two such batches are held: one that the client takes, one on its way.
 const MAX_BYTES: u64 = 512 << 10;
-const MAX_MESSAGES: usize = 100;
+const MAX_MESSAGES: usize = 200;
 
 /// What was read and not yet wanted, by ascending UID.
 #[derive(Default)]
 pub(crate) struct Ahead {
     ready: VecDeque<Message>,
+    /// What follows `ready`.
+    coming: Option<Coming>,
     /// What a client that goes on in order wants next.
     expected: Option<u32>,
+}
+
+/// A batch that is being read; ends on drop.
+struct Coming {
+    first: u32,
+    task: JoinHandle<Option<VecDeque<Message>>>,
+}
+
+impl Coming {
+    fn begin(mailboxes: MailboxesClient<Channel>, place: Place, uids: Vec<u32>, timeout: Duration) -> Option<Self> {
+        let first = *uids.first()?;
+        // Whatever goes wrong is found out again, and answered, when a message is read for itself.
+        let reading = async move {
+            let read = tokio::time::timeout(timeout, read(mailboxes, place, &uids)).await;
+            Some(read.ok()?.ok()?.into())
+        };
+        Some(Self { first, task: tokio::spawn(reading.in_current_span()) })
+    }
+
+    async fn messages(mut self) -> VecDeque<Message> {
+        (&mut self.task).await.ok().flatten().unwrap_or_default()
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Ahead {
@@ -42,26 +74,37 @@ impl Ahead {
         }
         if self.ready.front().is_none_or(|message| message.uid != place.uid) {
             self.ready.clear();
-            let wanted = if in_order { batch(place, following) } else { Vec::new() };
-            // Alone it comes as a stream, which a slow client does not hold up.
-            if wanted.len() < 2 {
-                return None;
-            }
-            // Whatever went wrong is found out again, and answered, when it is read for itself.
-            let read = tokio::time::timeout(timeout, read(mailboxes, place, &wanted)).await;
-            self.ready = read.ok()?.ok()?.into();
+            let coming = self.coming.take().filter(|coming| coming.first == place.uid);
+            let coming = match coming {
+                Some(coming) => coming,
+                None => {
+                    let this = std::iter::once((place.uid, place.size));
+                    let wanted = if in_order { batch(this.chain(following.by_ref())) } else { Vec::new() };
+                    // Alone it comes as a stream, which a slow client does not hold up.
+                    if wanted.len() < 2 {
+                        return None;
+                    }
+                    Coming::begin(mailboxes.clone(), place, wanted, timeout)?
+                }
+            };
+            self.ready = coming.messages().await;
         }
         let message = self.ready.pop_front().filter(|message| message.uid == place.uid)?;
+        if self.coming.is_none() && self.ready.len() < MAX_MESSAGES / 2 {
+            // Asked for before the last of these is taken, so that the client need not wait for it.
+            let last = self.ready.back().map_or(place.uid, |message| message.uid);
+            let next = batch(following.skip_while(|(uid, _)| *uid <= last));
+            self.coming = Coming::begin(mailboxes, place, next, timeout);
+        }
         let whole = message.header.len() + message.body.len();
         (u64::try_from(whole) == Ok(place.size)).then_some([message.header, message.body])
     }
 }
 
 /// The UIDs that are worth one call.
-fn batch(place: Place, following: impl Iterator<Item = (u32, u64)>) -> Vec<u32> {
+fn batch(messages: impl Iterator<Item = (u32, u64)>) -> Vec<u32> {
     let mut bytes = 0;
-    let all = std::iter::once((place.uid, place.size)).chain(following);
-    let small = all.take(MAX_MESSAGES).take_while(|(_, size)| {
+    let small = messages.take(MAX_MESSAGES).take_while(|(_, size)| {
         bytes += size;
         *size <= LARGEST && bytes <= MAX_BYTES
     });
@@ -91,11 +134,10 @@ mod tests {
 
     #[test]
     fn a_batch_is_bounded() {
-        let place = |size| Place { account_id: 1, mailbox_id: 1, uid: 1, size };
-        let following = |size| (2..).map(move |uid| (uid, size));
-        assert_eq!(batch(place(10), following(10)).len(), MAX_MESSAGES);
-        assert_eq!(batch(place(10), following(60_000)).len(), 9);
-        assert_eq!(batch(place(10), [(2, 10), (3, 70_000), (4, 10)].into_iter()), [1, 2]);
-        assert!(batch(place(70_000), following(10)).is_empty());
+        let all = |size| (1..).map(move |uid| (uid, size));
+        assert_eq!(batch(all(10)).len(), MAX_MESSAGES);
+        assert_eq!(batch(all(60_000)).len(), 8);
+        assert_eq!(batch([(1, 10), (2, 10), (3, 70_000), (4, 10)].into_iter()), [1, 2]);
+        assert!(batch([(1, 70_000), (2, 10)].into_iter()).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pop3::{Message, Refusal};
+use pop3::{Message, Refusal, UniqueId};
 use proto::mailboxes::{
     ListMaildropRequest, LockMaildropRequest, UidRange, UnlockMaildropRequest, UpdateMaildropRequest,
     mailboxes_client::MailboxesClient,
@@ -123,14 +123,15 @@ impl Lock {
         let mut messages = Vec::new();
         while let Some(batch) = batches.message().await? {
             mailbox_id = batch.mailbox_id;
-            // One that was brought along from another server, or else ours, which is unique for ever
-            // as RFC 1939 §7 wants: RFC 9051 §2.3.1.1 says so of this pair.
             let imported = batch.uidls.into_iter().map(Some).chain(std::iter::repeat(None));
             let rows = batch.uids.into_iter().zip(batch.sizes).zip(imported);
             messages.extend(rows.map(|((uid, size), imported)| Message {
                 uid,
                 size: size.into(),
-                uidl: imported.filter(|u| !u.is_empty()).unwrap_or_else(|| format!("{}.{uid}", batch.uid_validity)),
+                uidl: match imported.filter(|id| !id.is_empty()) {
+                    Some(id) => UniqueId::Imported(id.into()),
+                    None => UniqueId::Own(batch.uid_validity),
+                },
             }));
         }
         Ok((mailbox_id, messages))

@@ -2,7 +2,7 @@
 //!
 //! - `up` starts a private Postgres and Redis and every service, and keeps them running ([`up`]).
 //! - `check` sends a message and reads it, as `helm test` does; `wait` keeps a container open.
-//! - `admin`, `queue` and `trace` are calls to `mda`'s Admin and Journey.
+//! - `admin`, `queue`, `quarantine` and `trace` are calls to `mda`'s Admin and Journey.
 //!
 //! The interface is stable: other tools build on it.
 #![allow(clippy::print_stdout, reason = "a command line talks on standard output")]
@@ -10,6 +10,7 @@
 mod admin;
 mod check;
 mod client;
+mod quarantine;
 mod queue;
 mod rules;
 mod text;
@@ -38,6 +39,8 @@ enum Command {
     Trace(trace::Options),
     /// Look at and change what waits for delivery
     Queue(queue::Options),
+    /// Look at what was sent to Junk, and release it into INBOX
+    Quarantine(quarantine::Options),
     /// Send a message by submission and read it by IMAP, with an account that is removed again
     Check(check::Options),
     /// Do nothing until SIGTERM: a container to run the other commands in
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
             Command::Admin(options) => admin::run(options).await,
             Command::Trace(options) => trace::run(options).await,
             Command::Queue(options) => queue::run(options).await,
+            Command::Quarantine(options) => quarantine::run(options).await,
             Command::Check(options) => check::run(options).await,
             Command::Wait => wait().await,
         }

@@ -47,7 +47,7 @@ const RECOUNTS: [(&str, &str); 7] = [
     (
         "messages whose journey does not end",
         "select count(*) from spool s where not exists (
-             select from journey j where j.queue_id = s.queue_id and j.name in ('delivered', 'relayed', 'bounced'))",
+             select from journey j where j.queue_id = s.queue_id and j.name in ('delivered', 'relayed', 'bounced', 'refused'))",
     ),
     (
         "messages delivered more often than once",

@@ -56,6 +56,29 @@ impl Client {
         socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
     }
 
+    /// One line, whatever it says.
+    pub async fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(line),
+        }
+    }
+
+    /// An IMAP command, up to the line that begins with `end`.
+    pub async fn imap(&mut self, command: &str, end: &str) -> io::Result<()> {
+        self.0.get_mut().write_all(command.as_bytes()).await?;
+        loop {
+            let line = self.line().await?;
+            if line.starts_with(end) {
+                return Ok(());
+            }
+            if line.starts_with("a ") || line.starts_with("* BYE") {
+                return Err(io::Error::other(format!("{command}: {line}")));
+            }
+        }
+    }
+
     pub async fn greet(&mut self) -> io::Result<()> {
         self.reply().await?;
         self.command("EHLO client.example").await.map(drop)

@@ -36,7 +36,11 @@ async fn site(config: &str) -> (Site, NameServer) {
 
 /// kB of the ingress: now, and at its peak.
 fn memory(site: &Site) -> (usize, usize) {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", site.pids("smtp-ingress")[0])).unwrap();
+    memory_of(site, "smtp-ingress")
+}
+
+fn memory_of(site: &Site, service: &str) -> (usize, usize) {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", site.pids(service)[0])).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
         line.trim_end_matches("kB").trim().parse().unwrap()
@@ -108,6 +112,52 @@ pub async fn idle(sessions: usize, tls: bool) {
     }
     all_arrive(&site, sent).await;
     println!("every idle session still answers, every accepted message arrived");
+}
+
+/// IMAP sessions over TLS on one pod, INBOX selected and in IDLE; then news that reaches all of them.
+pub async fn imap_idle(sessions: usize) {
+    let (site, _dns) = site("imap-gateway: { listener: { max_connections: 20000 } }").await;
+    let (port, connector) = (site.port(993), client::connector(&site));
+    let session = |n: usize| {
+        let connector = connector.clone();
+        async move {
+            let mut client = Client::connect_tls(port, n, &connector).await?;
+            client.line().await?;
+            client.imap("a LOGIN bob@example.com secret\r\n", "a OK").await?;
+            client.imap("a SELECT INBOX\r\n", "a OK").await?;
+            client.imap("a IDLE\r\n", "+ ").await?;
+            std::io::Result::Ok(client)
+        }
+    };
+    let first = session(0).await.expect("a session");
+    let (empty, _) = memory_of(&site, "imap-gateway");
+    let mut idle = vec![first];
+    while idle.len() <= sessions {
+        let some = (idle.len()..(idle.len() + 50).min(sessions + 1)).map(session);
+        idle.extend(futures::future::try_join_all(some).await.expect("sessions"));
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (full, peak) = memory_of(&site, "imap-gateway");
+    let each = (full - empty) as f64 / sessions as f64;
+    println!("{sessions} sessions in IDLE over TLS: {full} kB, {each:.1} kB each (one: {empty} kB; peak {peak} kB)");
+    let before = delivered(&site);
+    Client::deliver(site.port(25), 0, 1_000).await.expect("a message");
+    let started = Instant::now();
+    let told = idle.into_iter().map(|mut client| async move {
+        loop {
+            if client.line().await.expect("still there").ends_with("EXISTS\r\n") {
+                return client;
+            }
+        }
+    });
+    let idle = futures::future::join_all(told).await;
+    println!("every one of them heard of a message, the last after {:.1} s", started.elapsed().as_secs_f64());
+    assert_eq!(delivered(&site), before + 1);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (after, _) = memory_of(&site, "imap-gateway");
+    println!("after it: {after} kB, {:.1} kB each", (after - empty) as f64 / sessions as f64);
+    assert!(each < 32.0, "a session in IDLE over TLS costs at most 32 kB");
+    drop(idle);
 }
 
 /// Messages of 25 MB at once against a budget of 512 MB.

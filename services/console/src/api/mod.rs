@@ -6,8 +6,10 @@ mod domains;
 mod follow;
 mod letters;
 pub mod messages;
+mod quarantine;
 mod queue;
 mod records;
+mod reports;
 mod tenants;
 mod tokens;
 
@@ -63,6 +65,30 @@ pub fn routes() -> Vec<Route> {
         route(get.clone(), "/destinations", ("listPaused", "Destinations that are paused"), Operate, queue::paused),
         route(put.clone(), "/destinations/{domain}", ("pause", "Deliver nothing to a domain"), Operate, queue::pause),
         route(delete.clone(), "/destinations/{domain}", ("resume", "Deliver to it again"), Operate, queue::resume),
+        // ---- quarantine
+        route(
+            get.clone(),
+            "/quarantine",
+            ("listQuarantine", "Mail that was sent to Junk and is still there, newest first"),
+            Look,
+            quarantine::list,
+        ),
+        route(
+            post.clone(),
+            "/quarantine/{queue_id}",
+            ("changeQuarantined", "Release a message into INBOX"),
+            Manage,
+            quarantine::change,
+        ),
+        // ---- reports of others
+        route(get.clone(), "/reports", ("listReports", "DMARC and TLS reports, newest first"), Look, reports::list),
+        route(
+            get.clone(),
+            "/reports/over-time",
+            ("showReportsOverTime", "DMARC or TLS reports added up by day, and the hosts they name"),
+            Look,
+            reports::over_time,
+        ),
         // ---- directory
         route(get.clone(), "/tenants", ("listTenants", "Tenants"), Operate, tenants::list),
         route(post.clone(), "/tenants", ("createTenant", "Make a tenant"), Operate, tenants::create),

@@ -1,6 +1,6 @@
 //! What the server says (RFC 9051 §7), written into a buffer.
 
-use std::fmt::Display;
+use std::{fmt::Display, io::Write as _};
 
 use crate::{
     Flags, StatusItem, UidRanges,
@@ -64,7 +64,9 @@ pub fn astring(out: &mut Vec<u8>, value: &[u8]) {
 }
 
 fn literal(out: &mut Vec<u8>, first: &[u8], second: &[u8]) {
-    text(out, format_args!("{{{}}}\r\n", first.len() + second.len()));
+    out.push(b'{');
+    number(out, (first.len() + second.len()) as u64);
+    out.extend_from_slice(b"}\r\n");
     out.extend_from_slice(first);
     out.extend_from_slice(second);
 }
@@ -83,7 +85,23 @@ pub fn mailbox(out: &mut Vec<u8>, name: &str, utf8: bool) {
 }
 
 fn text(out: &mut Vec<u8>, text: impl Display) {
-    out.extend_from_slice(text.to_string().as_bytes());
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "{text}");
+}
+
+/// Most of what FETCH writes is numbers: without the detour over the formatter.
+fn number(out: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// `tag text CRLF`, with the text `OK [CODE] …` or alike; `*` as tag for untagged responses.
@@ -184,7 +202,8 @@ impl Found<'_> {
     pub fn write_search(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(if self.sorted { b"* SORT" } else { b"* SEARCH" });
         for n in self.numbers {
-            text(out, format_args!(" {n}"));
+            out.push(b' ');
+            number(out, u64::from(*n));
         }
         if let Some(modseq) = self.modseq {
             text(out, format_args!(" (MODSEQ {modseq})"));
@@ -248,7 +267,9 @@ pub struct Fetch<'o> {
 
 impl<'o> Fetch<'o> {
     pub fn begin(out: &'o mut Vec<u8>, seq: u32) -> Self {
-        text(out, format_args!("* {seq} FETCH ("));
+        out.extend_from_slice(b"* ");
+        number(out, seq.into());
+        out.extend_from_slice(b" FETCH (");
         Self { out, first: true }
     }
 
@@ -310,7 +331,7 @@ impl<'o> Fetch<'o> {
 
     pub fn uid(&mut self, uid: u32) {
         self.item("UID ");
-        text(self.out, uid);
+        number(self.out, uid.into());
     }
 
     pub fn flags(&mut self, flags: &Flags) {
@@ -319,13 +340,14 @@ impl<'o> Fetch<'o> {
     }
 
     pub fn modseq(&mut self, modseq: u64) {
-        self.item("MODSEQ ");
-        text(self.out, format_args!("({modseq})"));
+        self.item("MODSEQ (");
+        number(self.out, modseq);
+        self.out.push(b')');
     }
 
     pub fn size(&mut self, size: u32) {
         self.item("RFC822.SIZE ");
-        text(self.out, size);
+        number(self.out, size.into());
     }
 
     /// Milliseconds since 1970.
@@ -387,6 +409,13 @@ mod tests {
         let mut out = Vec::new();
         write(&mut out);
         String::from_utf8(out).expect("UTF-8")
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for n in [0, 7, 10, 4_294_967_295, u64::MAX] {
+            assert_eq!(written(|o| number(o, n)), n.to_string());
+        }
     }
 
     #[test]

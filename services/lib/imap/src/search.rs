@@ -72,6 +72,11 @@ impl Needle {
         Self { lower: String::from_utf8_lossy(text).to_lowercase() }
     }
 
+    /// In lower case.
+    pub fn as_str(&self) -> &str {
+        &self.lower
+    }
+
     fn is_in(&self, text: &str) -> bool {
         if !self.lower.is_ascii() {
             return text.to_lowercase().contains(&self.lower);
@@ -82,6 +87,15 @@ impl Needle {
         memchr::memchr2_iter(first, first.to_ascii_uppercase(), text)
             .any(|at| text.get(at..at + needle.len()).is_some_and(|t| t.eq_ignore_ascii_case(needle)))
     }
+}
+
+/// A key that looks into the message itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentKey<'k> {
+    /// The field's name.
+    Header(&'k str, &'k Needle),
+    Body(&'k Needle),
+    Text(&'k Needle),
 }
 
 /// Columns that a search needs of every message.
@@ -211,6 +225,23 @@ impl Key {
         }
     }
 
+    /// The keys about a message's own text that all have to match, for who has the messages at hand,
+    /// and what is left to decide of those that do.
+    pub fn split(&self) -> (Vec<ContentKey<'_>>, Self) {
+        match self {
+            Self::Header(name, needle) => (vec![ContentKey::Header(name, needle)], Self::All),
+            Self::Body(needle) => (vec![ContentKey::Body(needle)], Self::All),
+            Self::Text(needle) => (vec![ContentKey::Text(needle)], Self::All),
+            Self::And(keys) => {
+                let (content, rest): (Vec<_>, Vec<_>) = keys.iter().map(Self::split).unzip();
+                let rest: Vec<_> = rest.into_iter().filter(|key| *key != Self::All).collect();
+                let rest = if rest.is_empty() { Self::All } else { Self::And(rest) };
+                (content.into_iter().flatten().collect(), rest)
+            }
+            key => (Vec::new(), key.clone()),
+        }
+    }
+
     /// The UIDs outside of which nothing can match, if the search says so.
     pub fn within(&self) -> Option<UidRanges> {
         match self {
@@ -323,6 +354,23 @@ mod tests {
             panic!("SEARCH")
         };
         search.key.resolve(&View::new(vec![3, 7, 9]), 760_665_660_000).expect("numbers are there")
+    }
+
+    #[test]
+    fn what_looks_into_messages_is_told_apart() {
+        let split = |text| {
+            let key = key(text);
+            let (content, rest) = key.split();
+            (content.len(), rest)
+        };
+        assert_eq!(split("TEXT x"), (1, Key::All));
+        assert_eq!(split("SEEN SUBJECT a (BODY b UID 3)").0, 2);
+        let rest = split("SEEN SUBJECT a (BODY b UID 3)").1;
+        assert_eq!((rest.needs(), rest.within().is_some()), (Needs::default(), true));
+        // A part of an alternative need not match.
+        assert_eq!(split("OR TEXT a SEEN").0, 0);
+        assert_eq!(split("NOT SUBJECT a").0, 0);
+        assert!(split("NOT SUBJECT a").1.needs().header);
     }
 
     fn matches(text: &str) -> bool {

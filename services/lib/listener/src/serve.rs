@@ -183,12 +183,15 @@ impl Listener {
         let (door, shutdown, handler) = (self.door.clone(), shutdown.clone(), handler.clone());
         sessions.spawn(async move {
             if door.spread == 0 {
-                let Some((connection, _slot)) = door.admit(tcp, peer, slot, shutdown).await else { return };
+                // Boxed, so that the handshake's room is not kept for the session's life.
+                let admitted = Box::pin(door.admit(tcp, peer, slot, shutdown)).await;
+                let Some((connection, _slot)) = admitted else { return };
                 let _active = Active::new(&door.metrics);
                 return handler(connection).await;
             }
             let own = CancellationToken::new();
-            let Some((connection, _slot)) = door.admit(tcp, peer, slot, own.clone()).await else { return };
+            let admitted = Box::pin(door.admit(tcp, peer, slot, own.clone())).await;
+            let Some((connection, _slot)) = admitted else { return };
             let _active = Active::new(&door.metrics);
             let turn = turn(connection.peer, door.spread);
             let goodbye = async {

@@ -12,6 +12,6 @@ mod surrogate;
 mod transfer;
 
 pub use command::{Command, Malformed, Verb};
-pub use session::{Answer, Config, Effect, Message, Refusal, Session};
+pub use session::{Answer, Config, Effect, Message, Refusal, Session, UniqueId};
 pub use surrogate::surrogate;
 pub use transfer::Transfer;

@@ -10,7 +10,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use crate::command::{self, Command, Malformed, Verb};
 use maildrop::Maildrop;
-pub use maildrop::Message;
+pub use maildrop::{Message, UniqueId};
 pub use reply::Refusal;
 
 /// Octets of a command with its line end (RFC 2449 §4).

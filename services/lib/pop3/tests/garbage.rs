@@ -1,7 +1,7 @@
 //! Whatever arrives, in whatever pieces: no panic, no growth, and an end (invariant 8).
 #![allow(clippy::unwrap_used)]
 
-use pop3::{Answer, Config, Effect, Message, Refusal, Session};
+use pop3::{Answer, Config, Effect, Message, Refusal, Session, UniqueId};
 
 /// xorshift64*: the same bytes in every run.
 struct Noise(u64);
@@ -95,7 +95,7 @@ fn garbage_never_panics_and_never_hangs() {
                         0 => Answer::Refused(Refusal::Temporary),
                         1 => Answer::Challenge(vec![0; noise.below(100)]),
                         _ => Answer::Opened(
-                            (0..3).map(|uid| Message { uid, size: u64::MAX, uidl: uid.to_string() }).collect(),
+                            (0..3).map(|uid| Message { uid, size: u64::MAX, uidl: UniqueId::Own(uid) }).collect(),
                         ),
                     },
                     Effect::Retrieve { .. } => {

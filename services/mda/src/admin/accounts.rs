@@ -54,6 +54,7 @@ pub async fn create(pool: &PgPool, passwords: &Passwords, request: CreateAccount
     let mut tx = pool.begin().await.map_err(status)?;
     // One at a time for this address, whether account or alias.
     lock_address(&mut tx, &address.key()).await?;
+    super::tenants::room_for_account(&mut tx, address.domain().as_str()).await?;
     let id: Option<i64> = sqlx::query_scalar(
         "insert into accounts (tenant_id, domain, address, password, quota_bytes, scram, quota_messages, send_only)
          select tenant_id, name, $2, $3, $4, $5, $6, $7 from domains where name = $1 returning id",

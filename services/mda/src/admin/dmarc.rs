@@ -1,4 +1,4 @@
-//! A tenant's own mind about DMARC, and what others reported about our domains.
+//! A tenant's and a domain's own mind about DMARC, and what others reported about our domains.
 
 use chrono::{DateTime, Utc};
 use proto::admin::{ListReportsRequest, ListReportsResponse, ReceivedReport, SetDmarcOverrideRequest};
@@ -11,15 +11,25 @@ use crate::database::status;
 const LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1_000;
 
-pub async fn set_override(pool: &PgPool, request: &SetDmarcOverrideRequest) -> Result<(), Status> {
-    let changed = sqlx::query("update tenants set dmarc_quarantine = $2 where name = $1")
-        .bind(&request.tenant)
-        .bind(request.quarantine)
+pub async fn set_override(pool: &PgPool, request: SetDmarcOverrideRequest) -> Result<(), Status> {
+    let (name, of, statement) = match (request.tenant.as_str(), request.domain.as_str()) {
+        (tenant, "") => {
+            (tenant.to_owned(), "tenant", "update tenants set dmarc_quarantine = coalesce($2, false) where name = $1")
+        }
+        ("", domain) => {
+            let domain = super::domain(domain)?;
+            (domain.as_str().to_owned(), "domain", "update domains set dmarc_quarantine = $2 where name = $1")
+        }
+        _ => return Err(Status::invalid_argument("expected a tenant or a domain, not both")),
+    };
+    let changed = sqlx::query(statement)
+        .bind(&name)
+        .bind(Some(request.quarantine).filter(|_| !request.inherit))
         .execute(pool)
         .await
         .map_err(status)?;
     match changed.rows_affected() {
-        0 => Err(Status::not_found(format!("there is no tenant {:?}", request.tenant))),
+        0 => Err(Status::not_found(format!("there is no {of} {name:?}"))),
         _ => Ok(()),
     }
 }

@@ -23,7 +23,7 @@ pub async fn prepare(pool: &PgPool, request: PrepareMailboxRequest) -> Result<Pr
         name: request.mailbox.clone(),
         special_use: String::new(),
     };
-    match mailboxes::create(pool, create).await {
+    match mailboxes::create(pool, Default::default(), create).await {
         Err(e) if e.code() != tonic::Code::AlreadyExists => return Err(e),
         _ => (),
     }

@@ -9,7 +9,9 @@ mod domains;
 mod mailbox;
 mod pause;
 mod pop3;
+mod quarantine;
 mod queue;
+mod report_days;
 mod scope;
 mod sending;
 mod tenants;
@@ -25,19 +27,21 @@ use proto::admin::{
     DkimKeys, Domain as DomainAnswer, ExportTenantRequest, ExportTenantResponse, GetDomainRequest, ListAccountsRequest,
     ListAccountsResponse, ListAliasesRequest, ListAliasesResponse, ListAppPasswordsRequest, ListAppPasswordsResponse,
     ListDkimKeysRequest, ListDomainsRequest, ListDomainsResponse, ListPausedDestinationsRequest,
-    ListPausedDestinationsResponse, ListQueueRequest, ListQueueResponse, ListReportsRequest, ListReportsResponse,
-    ListTenantsRequest, ListTenantsResponse, PauseDestinationRequest, PauseDestinationResponse, PrepareMailboxRequest,
-    PrepareMailboxResponse, RemoveDkimKeyRequest, ResumeDestinationRequest, ResumeDestinationResponse,
+    ListPausedDestinationsResponse, ListQuarantineRequest, ListQuarantineResponse, ListQueueRequest, ListQueueResponse,
+    ListReportsRequest, ListReportsResponse, ListTenantsRequest, ListTenantsResponse, PauseDestinationRequest,
+    PauseDestinationResponse, PrepareMailboxRequest, PrepareMailboxResponse, ReleaseQuarantinedRequest,
+    ReleaseQuarantinedResponse, RemoveDkimKeyRequest, ResumeDestinationRequest, ResumeDestinationResponse,
     RotateDkimRequest, SetAccountDisabledRequest, SetAliasRequest, SetDmarcOverrideRequest, SetDmarcOverrideResponse,
     SetPasswordRequest, SetPop3Request, SetQuotaRequest, SetSendOnlyRequest, SetSendingLimitRequest,
-    SetTenantQuotaRequest, Tenant, admin_server,
+    SetTenantLimitsRequest, SetTenantQuotaRequest, SummarizeReportsRequest, SummarizeReportsResponse, Tenant,
+    admin_server,
 };
 use sqlx::PgPool;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use self::scope::Scope;
-use crate::{bounce::Bouncer, directory::Passwords, vault::Vault};
+use crate::{bounce::Bouncer, directory::Passwords, metrics::Metrics, vault::Vault, wakes::WakeHub};
 
 pub struct Admin {
     pub pool: PgPool,
@@ -47,6 +51,9 @@ pub struct Admin {
     pub turns: ::queue::Turns,
     /// For private keys.
     pub vault: Arc<Vault>,
+    /// For what is moved between mailboxes.
+    pub wakes: WakeHub,
+    pub metrics: Metrics,
 }
 
 fn domain(name: &str) -> Result<Domain, Status> {
@@ -317,7 +324,7 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<SetDmarcOverrideRequest>,
     ) -> Result<Response<SetDmarcOverrideResponse>, Status> {
-        dmarc::set_override(&self.pool, &of_operator(request)?).await?;
+        dmarc::set_override(&self.pool, of_operator(request)?).await?;
         Ok(Response::new(SetDmarcOverrideResponse {}))
     }
 
@@ -327,5 +334,39 @@ impl admin_server::Admin for Admin {
     ) -> Result<Response<ListReportsResponse>, Status> {
         let scope = Scope::of(&request)?;
         dmarc::reports(&self.pool, request.into_inner(), &scope).await.map(Response::new)
+    }
+
+    async fn summarize_reports(
+        &self,
+        request: Request<SummarizeReportsRequest>,
+    ) -> Result<Response<SummarizeReportsResponse>, Status> {
+        let scope = Scope::of(&request)?;
+        report_days::summarize(&self.pool, request.into_inner(), &scope).await.map(Response::new)
+    }
+
+    async fn list_quarantine(
+        &self,
+        request: Request<ListQuarantineRequest>,
+    ) -> Result<Response<ListQuarantineResponse>, Status> {
+        let scope = Scope::of(&request)?;
+        quarantine::list(&self.pool, request.into_inner(), &scope).await.map(Response::new)
+    }
+
+    async fn release_quarantined(
+        &self,
+        request: Request<ReleaseQuarantinedRequest>,
+    ) -> Result<Response<ReleaseQuarantinedResponse>, Status> {
+        let scope = Scope::of(&request)?;
+        let released = quarantine::release(&self.pool, request.into_inner(), &scope).await;
+        // Also those before one that failed: they are committed.
+        self.metrics.quarantine_released(released.accounts.len());
+        self.wakes.changed(released.accounts.iter().map(|(id, _)| crate::ids::unsigned(*id))).await;
+        let addresses =
+            released.result.map(|()| released.accounts.into_iter().map(|(_, address)| address).collect())?;
+        Ok(Response::new(ReleaseQuarantinedResponse { addresses }))
+    }
+
+    async fn set_tenant_limits(&self, request: Request<SetTenantLimitsRequest>) -> Result<Response<Tenant>, Status> {
+        tenants::set_limits(&self.pool, of_operator(request)?).await.map(Response::new)
     }
 }

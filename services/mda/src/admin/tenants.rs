@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use proto::admin::{DeleteTenantResponse, ExportTenantResponse, ListTenantsResponse, SetTenantQuotaRequest, Tenant};
+use proto::admin::{
+    DeleteTenantResponse, ExportTenantResponse, ListTenantsResponse, SetTenantLimitsRequest, SetTenantQuotaRequest,
+    Tenant,
+};
 use serde_json::Value;
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -28,6 +31,9 @@ struct Row {
     used_messages: i64,
     domains: i64,
     accounts: i64,
+    max_accounts: i64,
+    daily_recipients: i64,
+    dmarc_quarantine: bool,
 }
 
 impl From<Row> for Tenant {
@@ -40,12 +46,15 @@ impl From<Row> for Tenant {
             used_messages: ids::unsigned(row.used_messages),
             domains: u32::try_from(row.domains).unwrap_or(u32::MAX),
             accounts: u32::try_from(row.accounts).unwrap_or(u32::MAX),
+            max_accounts: ids::unsigned(row.max_accounts),
+            daily_recipients: ids::unsigned(row.daily_recipients),
+            dmarc_quarantine: row.dmarc_quarantine,
         }
     }
 }
 
 const TENANTS: &str = "
-select t.name, t.quota_bytes, t.quota_messages, u.used_bytes, u.used_messages,
+select t.name, t.quota_bytes, t.quota_messages, t.max_accounts, t.daily_recipients, t.dmarc_quarantine, u.used_bytes, u.used_messages,
        (select count(*) from domains d where d.tenant_id = t.id) as domains,
        (select count(*) from accounts a where a.tenant_id = t.id) as accounts
 from tenants t cross join lateral (
@@ -89,6 +98,43 @@ pub async fn set_quota(pool: &PgPool, request: SetTenantQuotaRequest) -> Result<
     one(pool, &request.name).await
 }
 
+pub async fn set_limits(pool: &PgPool, request: SetTenantLimitsRequest) -> Result<Tenant, Status> {
+    sqlx::query(
+        "update tenants set max_accounts = coalesce($2, max_accounts), daily_recipients = coalesce($3, daily_recipients)
+         where name = $1",
+    )
+    .bind(&request.name)
+    .bind(request.max_accounts.map(ids::signed).transpose()?)
+    .bind(request.daily_recipients.map(ids::signed).transpose()?)
+    .execute(pool)
+    .await
+    .map_err(status)?;
+    one(pool, &request.name).await
+}
+
+/// Refuses one account more than the tenant of a domain may have. Two that come at once take turns.
+pub async fn room_for_account(tx: &mut PgConnection, domain: &str) -> Result<(), Status> {
+    // NO KEY: an account that is made meanwhile by others holds the key of the row.
+    let limited: Option<(i64, String, i64)> = sqlx::query_as(
+        "select id, name, max_accounts from tenants
+         where max_accounts > 0 and id = (select tenant_id from domains where name = $1) for no key update",
+    )
+    .bind(domain)
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(status)?;
+    let Some((id, name, limit)) = limited else { return Ok(()) };
+    let accounts: i64 = sqlx::query_scalar("select count(*) from accounts where tenant_id = $1")
+        .bind(id)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(status)?;
+    if accounts < limit {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!("tenant {name:?} has {accounts} of {limit} accounts")))
+}
+
 pub async fn list(pool: &PgPool) -> Result<ListTenantsResponse, Status> {
     let rows: Vec<Row> = sqlx::query_as(TENANTS).bind(None::<&str>).fetch_all(pool).await.map_err(status)?;
     Ok(ListTenantsResponse { tenants: rows.into_iter().map(Into::into).collect() })
@@ -114,7 +160,8 @@ pub async fn delete(pool: &PgPool, name: &str) -> Result<DeleteTenantResponse, S
 
 /// One JSON object a line, in an order in which they can be made again.
 const EXPORT: [&str; 5] = [
-    "select json_build_object('tenant', name, 'quota_bytes', quota_bytes, 'quota_messages', quota_messages)::text
+    "select json_build_object('tenant', name, 'quota_bytes', quota_bytes, 'quota_messages', quota_messages,
+         'max_accounts', max_accounts, 'daily_recipients', daily_recipients)::text
      from tenants where id = $1",
     "select json_build_object('domain', name, 'dkim', (
          select coalesce(json_agg(json_build_object('selector', selector, 'algorithm', algorithm,

@@ -280,7 +280,9 @@ impl Exchange {
     async fn find_with(&self, name: &str, given: Option<(&str, &str)>) -> Result<Option<Row>, Status> {
         let key = name.parse::<Address>().map(|a| a.key()).unwrap_or_default();
         sqlx::query_as(
-            "select id, address, password, scram, disabled, send_only, tenant_id, daily_recipients,
+            "select id, address, password, scram, disabled, send_only, tenant_id,
+                    case when daily_recipients > 0 then daily_recipients
+                         else (select t.daily_recipients from tenants t where t.id = a.tenant_id) end as daily_recipients,
                     (select p.id from app_passwords p
                      where p.account_id = a.id and p.digest = $2 and $3 = any (p.services)) as app_password
              from accounts a where address = $1",

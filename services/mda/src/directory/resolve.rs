@@ -43,7 +43,8 @@ struct Row {
 }
 
 const LOOK_UP: &str = "
-select 'domain' as kind, d.name as key, 0::bigint as id, t.dmarc_quarantine as disabled, null::bigint as room,
+select 'domain' as kind, d.name as key, 0::bigint as id,
+       coalesce(d.dmarc_quarantine, t.dmarc_quarantine) as disabled, null::bigint as room,
        '{}'::text[] as targets
 from domains d join tenants t on t.id = d.tenant_id where d.name = any ($1)
 union all

@@ -7,7 +7,7 @@ use proto::mailboxes::{
 use sqlx::{PgConnection, PgPool};
 use tonic::Status;
 
-use super::account;
+use super::{account, rights::Granted};
 use crate::{database::status, ids};
 
 /// Annotations of one mailbox, and octets of one value: they are notes, not a file store.
@@ -36,23 +36,31 @@ pub async fn quota(pool: &PgPool, request: QuotaRequest) -> Result<QuotaResponse
 }
 
 /// 0 for the account's own annotations. Locks the mailbox, so that limits hold.
-async fn target(tx: &mut PgConnection, account_id: i64, name: &str) -> Result<i64, Status> {
+async fn target(tx: &mut PgConnection, granted: &Granted, account_id: i64, name: &str) -> Result<i64, Status> {
     if name.is_empty() {
         return Ok(0);
     }
-    sqlx::query_scalar("select id from mailboxes where account_id = $1 and name = $2 for no key update")
-        .bind(account_id)
-        .bind(name)
-        .fetch_optional(tx)
-        .await
-        .map_err(status)?
-        .ok_or_else(|| Status::not_found("no such mailbox"))
+    let found: Option<(i64, i64)> = sqlx::query_as(
+        "select id, rights_version from mailboxes where account_id = $1 and name = $2 for no key update",
+    )
+    .bind(account_id)
+    .bind(name)
+    .fetch_optional(tx)
+    .await
+    .map_err(status)?;
+    let (id, rights_version) = found.ok_or_else(|| Status::not_found("no such mailbox"))?;
+    granted.holds(rights_version)?;
+    Ok(id)
 }
 
-pub async fn get_metadata(pool: &PgPool, request: GetMetadataRequest) -> Result<GetMetadataResponse, Status> {
+pub async fn get_metadata(
+    pool: &PgPool,
+    granted: Granted,
+    request: GetMetadataRequest,
+) -> Result<GetMetadataResponse, Status> {
     let account_id = account(request.account_id)?;
     let mut tx = pool.begin().await.map_err(status)?;
-    let mailbox_id = target(&mut tx, account_id, &request.mailbox).await?;
+    let mailbox_id = target(&mut tx, &granted, account_id, &request.mailbox).await?;
     let rows: Vec<(String, Vec<u8>)> =
         sqlx::query_as("select entry, value from metadata where account_id = $1 and mailbox_id = $2 order by entry")
             .bind(account_id)
@@ -65,7 +73,11 @@ pub async fn get_metadata(pool: &PgPool, request: GetMetadataRequest) -> Result<
     Ok(GetMetadataResponse { entries: rows.into_iter().map(entry).collect() })
 }
 
-pub async fn set_metadata(pool: &PgPool, request: SetMetadataRequest) -> Result<SetMetadataResponse, Status> {
+pub async fn set_metadata(
+    pool: &PgPool,
+    granted: Granted,
+    request: SetMetadataRequest,
+) -> Result<SetMetadataResponse, Status> {
     let account_id = account(request.account_id)?;
     if request.entries.iter().any(|e| e.name.len() > MAX_ENTRY_NAME || e.name.contains('\0')) {
         return Err(Status::invalid_argument("name of an annotation is too long"));
@@ -74,7 +86,7 @@ pub async fn set_metadata(pool: &PgPool, request: SetMetadataRequest) -> Result<
         return Err(Status::out_of_range(format!("annotation is larger than {MAX_VALUE} bytes")));
     }
     let mut tx = pool.begin().await.map_err(status)?;
-    let mailbox_id = target(&mut tx, account_id, &request.mailbox).await?;
+    let mailbox_id = target(&mut tx, &granted, account_id, &request.mailbox).await?;
     for entry in &request.entries {
         let query = match &entry.value {
             None => sqlx::query("delete from metadata where account_id = $1 and mailbox_id = $2 and entry = $3"),

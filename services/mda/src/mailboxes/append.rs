@@ -3,6 +3,8 @@
 //! Appends that arrive while a commit is in flight share the next one, as Accepts do: one
 //! statement over arrays, one commit.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use proto::mailboxes::{AppendRequest, AppendResponse, AppendTarget, Flags, Replaced};
 use sqlx::{FromRow, PgConnection, PgPool};
@@ -10,7 +12,11 @@ use tokio::sync::oneshot;
 use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
-use super::{Mailboxes, account, change, uid};
+use super::{
+    Mailboxes, account, change,
+    rights::{Granted, looked_up},
+    uid,
+};
 use crate::{
     content::{self, Gathered, Prepared},
     database::status,
@@ -27,11 +33,12 @@ const MAX_MESSAGES: usize = 1_000;
 const APPEND: &str = "
 with wanted as (
     select * from unnest($1::int[], $2::int[], $3::bigint[], $4::text[], $5::uuid[], $6::int[], $7::smallint[],
-                         $8::text[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[], $14::text[])
+                         $8::text[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[],
+                         $14::bigint[], $15::text[])
         as w (k, grp, account_id, name, content_id, size, flags, keywords, internal_date, header, body, structure, uidl,
-              object)
+              rights_version, object)
 ), locked as materialized (
-    select account_id, id, name, limited from mailboxes
+    select account_id, id, name, limited, rights_version from mailboxes
     where (account_id, name) in (select account_id, name from wanted)
     order by account_id, id
     for update
@@ -52,6 +59,8 @@ with wanted as (
     select w.*, l.id as mailbox_id, row_number() over (partition by l.account_id, l.id order by w.k) - 1 as nth,
            row_number() over (partition by l.account_id, l.id, w.uidl order by w.k) = 1 as is_first_of_uidl
     from wanted w join room using (grp) join locked l on l.account_id = w.account_id and l.name = w.name
+    -- The rights by which it may be there are those that were looked up, or it is the owner's.
+    where w.rights_version is null or w.rights_version = l.rights_version
 ), growth as (
     select account_id, mailbox_id, count(*) as messages, count(*) filter (where flags & 1 = 0) as unseen,
            count(*) filter (where flags & 8 <> 0) as deleted, sum(size) as size
@@ -78,7 +87,9 @@ with wanted as (
                 then p.uidl end
     from placed p join grown g using (account_id, mailbox_id)
 )
-select w.k, room.grp is not null as has_room, g.uid_validity, g.first_uid + p.nth as uid
+select w.k, room.grp is not null as has_room, g.uid_validity, g.first_uid + p.nth as uid,
+       exists (select from locked l where l.account_id = w.account_id and l.name = w.name
+               and l.rights_version <> w.rights_version) as rights_changed
 from wanted w left join room using (grp) left join placed p using (k)
 left join grown g on g.account_id = p.account_id and g.mailbox_id = p.mailbox_id
 order by w.k";
@@ -89,9 +100,12 @@ struct Placed {
     has_room: bool,
     uid_validity: Option<i64>,
     uid: Option<i64>,
+    /// Since they were looked up.
+    rights_changed: bool,
 }
 
 /// One message, ready for its row.
+#[derive(Clone)]
 pub struct Message {
     flags: i16,
     keywords: Vec<String>,
@@ -99,13 +113,14 @@ pub struct Message {
     /// Empty: none.
     uidl: String,
     content_id: Uuid,
-    stored: Prepared,
+    stored: Arc<Prepared>,
 }
 
 /// What one call appends.
 pub struct Group {
     account_id: i64,
     mailbox: String,
+    granted: Granted,
     messages: Vec<Message>,
     /// For the answer, since a batch tells its jobs only how they ended.
     answer: oneshot::Sender<AppendResponse>,
@@ -173,6 +188,7 @@ async fn insert(connection: &mut PgConnection, groups: &[&Group]) -> Result<Vec<
         .bind(all.iter().map(|(.., m)| m.stored.body.as_slice()).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.stored.structure.as_slice()).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.uidl.as_str()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(_, group, _)| group.granted.version()).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.stored.object.as_deref()).collect::<Vec<_>>())
         .fetch_all(connection)
         .await
@@ -184,6 +200,10 @@ fn outcomes(groups: &[&Group], rows: &[Placed]) -> Vec<Result<AppendResponse, St
         let mut answer = AppendResponse::default();
         let mut failed = None;
         for row in rows.by_ref().take(group.messages.len()) {
+            if let Err(changed) = group.granted.changed(row.rights_changed) {
+                failed = Some(changed);
+                continue;
+            }
             match (row.has_room, row.uid_validity, row.uid) {
                 (false, ..) => failed = Some(Status::permission_denied("quota exceeded")),
                 (true, Some(uid_validity), Some(new)) => {
@@ -208,40 +228,60 @@ pub async fn append(
     actor: Option<i64>,
     stream: Streaming<AppendRequest>,
 ) -> Result<(u64, AppendResponse), Status> {
-    let pool = &mailboxes.pool;
-    let Read { target, mut messages } = read(stream, &mailboxes.objects, mailboxes.max_message_size).await?;
-    if let Some(allowed) = super::rights::for_append(pool, actor, target.account_id, &target.mailbox).await? {
+    let Read { target, messages } = read(stream, &mailboxes.objects, mailboxes.max_message_size).await?;
+    let account_id = target.account_id;
+    let response = looked_up(|| {
+        let (target, messages) = (target.clone(), messages.clone());
+        async move { append_as(&mailboxes.pool, &mailboxes.appends, actor, target, messages).await }
+    });
+    Ok((account_id, response.await?))
+}
+
+/// With the actor's rights as they are now.
+async fn append_as(
+    pool: &PgPool,
+    batcher: &Batcher<Group>,
+    actor: Option<i64>,
+    target: AppendTarget,
+    mut messages: Vec<Message>,
+) -> Result<AppendResponse, Status> {
+    let (granted, allowed) = super::rights::for_append(pool, actor, target.account_id, &target.mailbox).await?;
+    if let Some(allowed) = allowed {
         for message in &mut messages {
             let system = u32::from(message.flags.unsigned_abs());
             let flags = allowed(&Flags { system, keywords: std::mem::take(&mut message.keywords) });
             (message.flags, message.keywords) = change::check_flags(&flags)?;
         }
     }
-    if let Some(replaced) = &target.replaces {
-        // What REPLACE removes is expunged (RFC 8508 §4).
-        let which = super::Which::Id(replaced.mailbox_id);
-        super::require(pool, actor, target.account_id, which, "te").await?;
-    }
     let bytes = messages.iter().map(|m| m.stored.body.len() + m.stored.header.len()).sum();
     let (answer, answered) = oneshot::channel();
-    let group = Group { account_id: account(target.account_id)?, mailbox: target.mailbox, messages, answer };
-    let response = match target.replaces {
+    let group = Group { account_id: account(target.account_id)?, mailbox: target.mailbox, granted, messages, answer };
+    match target.replaces {
         None => {
-            mailboxes.appends.run(group, bytes).await?;
-            answered.await.map_err(|_| Status::unavailable("the writer ended"))?
+            batcher.run(group, bytes).await?;
+            answered.await.map_err(|_| Status::unavailable("the writer ended"))
         }
-        Some(replaced) => replace(pool, &group, &replaced).await?,
-    };
-    Ok((target.account_id, response))
+        Some(replaced) => {
+            // What REPLACE removes is expunged (RFC 8508 §4).
+            let which = super::Which::Id(replaced.mailbox_id);
+            let granted = super::require(pool, actor, target.account_id, which, "te").await?;
+            replace(pool, &group, &granted, &replaced).await
+        }
+    }
 }
 
 /// The new message comes and the old one goes in one transaction.
-async fn replace(pool: &PgPool, group: &Group, replaced: &Replaced) -> Result<AppendResponse, Status> {
+async fn replace(
+    pool: &PgPool,
+    group: &Group,
+    granted: &Granted,
+    replaced: &Replaced,
+) -> Result<AppendResponse, Status> {
     let mailbox_id = ids::signed(replaced.mailbox_id)?;
     let mut tx = pool.begin().await.map_err(status)?;
     // Both mailboxes in the order in which everybody locks; the statements then find them locked.
-    let locked: Vec<(i64, String)> = sqlx::query_as(
-        "select id, name from mailboxes where account_id = $1 and (id = $2 or name = $3) order by id for update",
+    let locked: Vec<(i64, String, i64)> = sqlx::query_as(
+        "select id, name, rights_version from mailboxes where account_id = $1 and (id = $2 or name = $3) order by id for update",
     )
     .bind(group.account_id)
     .bind(mailbox_id)
@@ -249,7 +289,10 @@ async fn replace(pool: &PgPool, group: &Group, replaced: &Replaced) -> Result<Ap
     .fetch_all(&mut *tx)
     .await
     .map_err(status)?;
-    if !locked.iter().any(|(_, name)| *name == group.mailbox) {
+    for (.., rights_version) in locked.iter().filter(|(id, ..)| *id == mailbox_id) {
+        granted.holds(*rights_version)?;
+    }
+    if !locked.iter().any(|(_, name, _)| *name == group.mailbox) {
         return Err(Status::failed_precondition("no such target mailbox"));
     }
     let old = i64::from(replaced.uid);
@@ -323,5 +366,5 @@ async fn prepare(target: AppendTarget, content: Gathered, objects: &Objects) -> 
     }
     let (content_id, mut stored) = (Uuid::now_v7(), content::prepare(&content.finish())?);
     objects.take_out(content_id, &mut stored).await?;
-    Ok(Message { flags, keywords, internal_date, uidl: target.uidl, content_id, stored })
+    Ok(Message { flags, keywords, internal_date, uidl: target.uidl, content_id, stored: Arc::new(stored) })
 }

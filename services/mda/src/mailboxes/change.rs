@@ -10,7 +10,7 @@ use proto::mailboxes::{
 use sqlx::{FromRow, PgConnection, PgPool, types::Uuid};
 use tonic::Status;
 
-use super::{account, bounds, ranges, uid};
+use super::{account, bounds, ranges, rights::Granted, uid};
 use crate::{database::status, ids, spool::release};
 
 pub const SEEN: i16 = 1;
@@ -29,6 +29,7 @@ struct Locked {
     uid_validity: i64,
     uid_next: i64,
     highest_modseq: i64,
+    rights_version: i64,
 }
 
 async fn lock(
@@ -38,7 +39,7 @@ async fn lock(
     and: Option<(i64, &str)>,
 ) -> Result<Vec<Locked>, Status> {
     sqlx::query_as(
-        "select account_id, id, name, uid_validity, uid_next, highest_modseq from mailboxes
+        "select account_id, id, name, uid_validity, uid_next, highest_modseq, rights_version from mailboxes
          where (account_id = $1 and id = $2) or (account_id = $3 and name = $4) order by account_id, id for update",
     )
     .bind(account_id)
@@ -84,11 +85,12 @@ struct Stored {
     keywords: Vec<String>,
 }
 
-pub async fn store(pool: &PgPool, request: StoreRequest) -> Result<StoreResponse, Status> {
+pub async fn store(pool: &PgPool, granted: Granted, request: StoreRequest) -> Result<StoreResponse, Status> {
     let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
     let (flags, keywords) = check_flags(&request.flags.clone().unwrap_or_default())?;
     let mut tx = pool.begin().await.map_err(status)?;
     let mailbox = lock_one(&mut tx, account_id, mailbox_id).await?;
+    granted.holds(mailbox.rights_version)?;
     let (first, last) = bounds(&request.uids);
     let before: Vec<Stored> = sqlx::query_as(
         "select m.uid, m.modseq, m.flags, m.keywords from messages m
@@ -193,15 +195,18 @@ async fn write_flags(
     Ok(())
 }
 
-pub async fn copy(pool: &PgPool, request: CopyRequest) -> Result<CopyResponse, Status> {
+/// What was looked up of the source and of the target.
+pub type Both = (Granted, Granted);
+
+pub async fn copy(pool: &PgPool, granted: Both, request: CopyRequest) -> Result<CopyResponse, Status> {
     let mut tx = pool.begin().await.map_err(status)?;
-    let answer = copy_in(&mut tx, &request).await?;
+    let answer = copy_in(&mut tx, &granted, &request).await?;
     tx.commit().await.map_err(status)?;
     Ok(answer)
 }
 
 /// Within the caller's transaction.
-pub async fn copy_in(tx: &mut PgConnection, request: &CopyRequest) -> Result<CopyResponse, Status> {
+pub async fn copy_in(tx: &mut PgConnection, granted: &Both, request: &CopyRequest) -> Result<CopyResponse, Status> {
     let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
     let target_account = if request.target_account_id == 0 { account_id } else { account(request.target_account_id)? };
     let locked = lock(&mut *tx, account_id, mailbox_id, Some((target_account, &request.target))).await?;
@@ -210,6 +215,8 @@ pub async fn copy_in(tx: &mut PgConnection, request: &CopyRequest) -> Result<Cop
         .iter()
         .find(|m| m.account_id == target_account && m.name == request.target)
         .ok_or_else(|| Status::failed_precondition("no such target mailbox"))?;
+    granted.0.holds(source.rights_version)?;
+    granted.1.holds(target.rights_version)?;
     let (first, last) = bounds(&request.uids);
     if !request.r#move || target_account != account_id {
         room_for_copy(&mut *tx, target_account, (account_id, mailbox_id), &first, &last).await?;
@@ -295,17 +302,22 @@ async fn room_for_copy(
     if has_room { Ok(()) } else { Err(Status::permission_denied("quota exceeded")) }
 }
 
-pub async fn expunge(pool: &PgPool, request: ExpungeRequest) -> Result<ExpungeResponse, Status> {
+pub async fn expunge(pool: &PgPool, granted: Granted, request: ExpungeRequest) -> Result<ExpungeResponse, Status> {
     let mut tx = pool.begin().await.map_err(status)?;
-    let answer = expunge_in(&mut tx, &request).await?;
+    let answer = expunge_in(&mut tx, &granted, &request).await?;
     tx.commit().await.map_err(status)?;
     Ok(answer)
 }
 
 /// Within the caller's transaction.
-pub async fn expunge_in(tx: &mut PgConnection, request: &ExpungeRequest) -> Result<ExpungeResponse, Status> {
+pub async fn expunge_in(
+    tx: &mut PgConnection,
+    granted: &Granted,
+    request: &ExpungeRequest,
+) -> Result<ExpungeResponse, Status> {
     let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
     let mailbox = lock_one(&mut *tx, account_id, mailbox_id).await?;
+    granted.holds(mailbox.rights_version)?;
     let (first, last) = bounds(&request.uids);
     let uids: Vec<i64> = sqlx::query_scalar(
         "select m.uid from messages m

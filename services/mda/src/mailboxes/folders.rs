@@ -7,7 +7,10 @@ use proto::mailboxes::{
 use sqlx::{PgConnection, PgPool, types::Uuid};
 use tonic::Status;
 
-use super::{account, rights::inherit};
+use super::{
+    account,
+    rights::{Granted, inherit, parent},
+};
 use crate::{database::status, ids, spool::release};
 
 const INBOX: &str = "INBOX";
@@ -66,11 +69,12 @@ fn parents(name: &str) -> Vec<String> {
     name.match_indices('/').map(|(at, _)| name[..at].to_owned()).collect()
 }
 
-pub async fn create(pool: &PgPool, request: CreateRequest) -> Result<CreateResponse, Status> {
+pub async fn create(pool: &PgPool, granted: Granted, request: CreateRequest) -> Result<CreateResponse, Status> {
     let account_id = account(request.account_id)?;
     let name = request.name.strip_suffix('/').unwrap_or(&request.name);
     check_name(name)?;
     let mut tx = pool.begin().await.map_err(status)?;
+    granted.prove(&mut tx, account_id, parent(name)).await?;
     create_parents(&mut tx, account_id, name).await.map_err(status)?;
     let id: Option<i64> = sqlx::query_scalar(
         "insert into mailboxes (account_id, name, special_use) values ($1, $2, $3)
@@ -115,20 +119,22 @@ async fn create_parents(tx: &mut PgConnection, account_id: i64, name: &str) -> R
     Ok(())
 }
 
-pub async fn delete(pool: &PgPool, request: DeleteRequest) -> Result<DeleteResponse, Status> {
+pub async fn delete(pool: &PgPool, granted: Granted, request: DeleteRequest) -> Result<DeleteResponse, Status> {
     if request.name == INBOX {
         return Err(Status::failed_precondition("INBOX cannot be deleted"));
     }
     let account_id = account(request.account_id)?;
     let mut tx = pool.begin().await.map_err(status)?;
     // Inferiors stay; their parent is then a name without mailbox (RFC 9051 §6.3.5).
-    let id: Option<i64> = sqlx::query_scalar("delete from mailboxes where account_id = $1 and name = $2 returning id")
-        .bind(account_id)
-        .bind(&request.name)
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(status)?;
-    let id = id.ok_or_else(|| Status::not_found("no such mailbox"))?;
+    let gone: Option<(i64, i64)> =
+        sqlx::query_as("delete from mailboxes where account_id = $1 and name = $2 returning id, rights_version")
+            .bind(account_id)
+            .bind(&request.name)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(status)?;
+    let (id, rights_version) = gone.ok_or_else(|| Status::not_found("no such mailbox"))?;
+    granted.holds(rights_version)?;
     empty(&mut tx, account_id, &[id]).await.map_err(status)?;
     tx.commit().await.map_err(status)?;
     Ok(DeleteResponse {})
@@ -150,7 +156,12 @@ pub async fn empty(tx: &mut PgConnection, account_id: i64, mailboxes: &[i64]) ->
     release(&mut *tx, &contents).await
 }
 
-pub async fn rename(pool: &PgPool, request: RenameRequest) -> Result<RenameResponse, Status> {
+/// What was looked up: of the mailbox, and of the one above its new name.
+pub async fn rename(
+    pool: &PgPool,
+    granted: (Granted, Granted),
+    request: RenameRequest,
+) -> Result<RenameResponse, Status> {
     let account_id = account(request.account_id)?;
     let to = request.to.strip_suffix('/').unwrap_or(&request.to);
     check_name(to)?;
@@ -158,6 +169,8 @@ pub async fn rename(pool: &PgPool, request: RenameRequest) -> Result<RenameRespo
         return Err(Status::invalid_argument("a mailbox cannot become its own inferior"));
     }
     let mut tx = pool.begin().await.map_err(status)?;
+    granted.0.prove(&mut tx, account_id, &request.from).await?;
+    granted.1.prove(&mut tx, account_id, parent(to)).await?;
     let taken: bool = sqlx::query_scalar("select exists (select from mailboxes where account_id = $1 and name = $2)")
         .bind(account_id)
         .bind(to)

@@ -1,5 +1,7 @@
 //! INBOX as POP3 sees it: which messages are shown, their unique-ids, and the end of a session.
 
+use std::sync::Arc;
+
 use proto::mailboxes::{
     CopyRequest, ExpungeRequest, ListMaildropRequest, ListMaildropResponse, UpdateMaildropRequest,
     UpdateMaildropResponse,
@@ -8,7 +10,13 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{account, change, gone, uid};
+use super::{
+    Memory, account, change, gone,
+    index::{self, Entry, Index},
+    rights::Granted,
+    state::{self, Mailbox},
+    uid,
+};
 use crate::{database::status, ids};
 
 /// Messages of one response.
@@ -43,45 +51,45 @@ impl Choice {
 
 pub async fn list(
     pool: PgPool,
+    memory: Memory,
     request: ListMaildropRequest,
     answers: mpsc::Sender<Result<ListMaildropResponse, Status>>,
 ) -> Result<(), Status> {
     let account_id = account(request.account_id)?;
-    let mut tx = pool.begin_with("begin isolation level repeatable read read only").await.map_err(status)?;
-    let choice = Choice::of(&mut tx, account_id).await?;
-    let (mailbox_id, uid_validity): (i64, i64) =
-        sqlx::query_as("select id, uid_validity from mailboxes where account_id = $1 and name = 'INBOX'")
-            .bind(account_id)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(status)?
-            .ok_or_else(|| Status::not_found("no INBOX"))?;
-    // Few octets a message: the whole list is small, and holding the snapshot open for a slow
-    // reader would be dear.
-    let rows: Vec<(i64, i32, Option<String>)> = sqlx::query_as(
-        "select uid, size, uidl from messages
-         where account_id = $1 and mailbox_id = $2 and flags & $3 = 0 order by uid",
-    )
-    .bind(account_id)
-    .bind(mailbox_id)
-    .bind(choice.hidden())
-    .fetch_all(&mut *tx)
-    .await
-    .map_err(status)?;
-    tx.rollback().await.map_err(status)?;
-    for batch in rows.chunks(BATCH).chain(rows.is_empty().then_some(&[][..])) {
-        let is_imported = batch.iter().any(|(.., uidl)| uidl.is_some());
-        let uidls = batch.iter().filter(|_| is_imported).map(|(.., uidl)| uidl.clone().unwrap_or_default());
+    let choice = Choice::of(&mut *pool.acquire().await.map_err(status)?, account_id).await?;
+    let mailbox = state::by_name(&pool, account_id, "INBOX").await?;
+    let (mailbox, index) = match memory.indexes.known(&mailbox) {
+        Some(index) => (mailbox, index),
+        None => read(&pool, &memory, account_id).await?,
+    };
+    let shown: Vec<&Entry> = index.entries().iter().filter(|e| e.flags & choice.hidden() == 0).collect();
+    for batch in shown.chunks(BATCH).chain(shown.is_empty().then_some(&[][..])) {
+        let uidl = |e: &&Entry| index.uidl_of(e.uid);
+        let is_imported = index.has_uidls() && batch.iter().any(|e| uidl(e).is_some());
+        let uidls = batch.iter().filter(|_| is_imported).map(|e| uidl(e).unwrap_or_default().to_owned());
         let answer = ListMaildropResponse {
-            mailbox_id: ids::unsigned(mailbox_id),
-            uid_validity: uid(uid_validity),
-            uids: batch.iter().map(|(u, ..)| uid(*u)).collect(),
-            sizes: batch.iter().map(|(_, size, _)| size.unsigned_abs()).collect(),
+            mailbox_id: ids::unsigned(mailbox.id),
+            uid_validity: uid(mailbox.uid_validity),
+            uids: batch.iter().map(|e| e.uid).collect(),
+            sizes: batch.iter().map(|e| e.size).collect(),
             uidls: uidls.collect(),
         };
         answers.send(Ok(answer)).await.map_err(gone)?;
     }
     Ok(())
+}
+
+/// Few octets a message: the whole list is small, and holding the snapshot open for a slow reader
+/// would be dear.
+async fn read(pool: &PgPool, memory: &Memory, account_id: i64) -> Result<(Mailbox, Arc<Index>), Status> {
+    let mut tx = state::snapshot(pool).await?;
+    let mailbox = state::by_name(&mut *tx, account_id, "INBOX").await?;
+    let index = match memory.indexes.read(&mut tx, &mailbox).await.map_err(status)? {
+        Some(index) => index,
+        None => Arc::new(index::whole(&mut tx, &mailbox).await.map_err(status)?),
+    };
+    tx.rollback().await.map_err(status)?;
+    Ok((mailbox, index))
 }
 
 /// One transaction: whoever dies in it, all of the messages are removed or none.
@@ -111,7 +119,7 @@ pub async fn update(pool: &PgPool, request: UpdateMaildropRequest) -> Result<Upd
             r#move: true,
             ..CopyRequest::default()
         };
-        change::copy_in(&mut tx, &move_to).await?.source_uids.len()
+        change::copy_in(&mut tx, &Default::default(), &move_to).await?.source_uids.len()
     } else {
         let expunge = ExpungeRequest {
             account_id: request.account_id,
@@ -119,7 +127,7 @@ pub async fn update(pool: &PgPool, request: UpdateMaildropRequest) -> Result<Upd
             uids: request.uids,
             regardless: true,
         };
-        let expunged = change::expunge_in(&mut tx, &expunge).await?.expunged;
+        let expunged = change::expunge_in(&mut tx, &Granted::default(), &expunge).await?.expunged;
         expunged.iter().map(|r| r.last.abs_diff(r.first) as usize + 1).sum()
     };
     tx.commit().await.map_err(status)?;

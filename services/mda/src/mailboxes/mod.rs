@@ -5,11 +5,15 @@ mod append;
 mod change;
 mod content;
 mod fetch;
+mod filter;
 mod folders;
+mod index;
 mod lock;
 mod maildrop;
+mod remembered;
 mod rights;
 mod state;
+mod structure;
 
 use std::pin::Pin;
 
@@ -31,8 +35,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 pub use append::batcher as appending;
+pub use change::copy_in;
 pub use folders::{create, create_defaults, empty, ensure};
-use rights::{Which, actor, require, require_parent};
+use rights::{Reader, Which, actor, looked_up, require, require_parent};
 
 use crate::{ids, objects::Objects, spool::batch::Batcher, wakes::WakeHub};
 
@@ -42,6 +47,22 @@ pub struct Mailboxes {
     pub appends: Batcher<append::Group>,
     pub wakes: WakeHub,
     pub max_message_size: usize,
+    pub memory: Memory,
+}
+
+/// What calls leave behind for the next ones; every process has its own, and none is needed.
+#[derive(Clone)]
+pub struct Memory {
+    indexes: index::Indexes,
+    contents: remembered::Remembered,
+}
+
+impl Memory {
+    /// `bytes`: of all of it; a quarter is for the mailboxes' indexes. 0: nothing is remembered.
+    pub fn new(bytes: u64) -> Self {
+        let indexes = bytes / 4;
+        Self { indexes: index::Indexes::new(indexes), contents: remembered::Remembered::new(bytes - indexes) }
+    }
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -104,10 +125,12 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     async fn create(&self, request: Request<CreateRequest>) -> Result<Response<CreateResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
-        require_parent(&self.pool, who, asked.account_id, &asked.name).await?;
-        let request = request.into_inner();
-        let account = request.account_id;
-        let answer = folders::create(&self.pool, request).await?;
+        let account = asked.account_id;
+        let answer = looked_up(|| async {
+            let granted = require_parent(&self.pool, who, account, &asked.name).await?;
+            folders::create(&self.pool, granted, asked.clone()).await
+        })
+        .await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
     }
@@ -115,10 +138,12 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
-        require(&self.pool, who, asked.account_id, Which::Name(&asked.name), "x").await?;
-        let request = request.into_inner();
-        let account = request.account_id;
-        let answer = folders::delete(&self.pool, request).await?;
+        let account = asked.account_id;
+        let answer = looked_up(|| async {
+            let granted = require(&self.pool, who, account, Which::Name(&asked.name), "x").await?;
+            folders::delete(&self.pool, granted, asked.clone()).await
+        })
+        .await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
     }
@@ -126,11 +151,13 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     async fn rename(&self, request: Request<RenameRequest>) -> Result<Response<RenameResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
-        require(&self.pool, who, asked.account_id, Which::Name(&asked.from), "x").await?;
-        require_parent(&self.pool, who, asked.account_id, &asked.to).await?;
-        let request = request.into_inner();
-        let account = request.account_id;
-        let answer = folders::rename(&self.pool, request).await?;
+        let account = asked.account_id;
+        let answer = looked_up(|| async {
+            let from = require(&self.pool, who, account, Which::Name(&asked.from), "x").await?;
+            let above = require_parent(&self.pool, who, account, &asked.to).await?;
+            folders::rename(&self.pool, (from, above), asked.clone()).await
+        })
+        .await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
     }
@@ -154,10 +181,12 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
+        let states = state::states(&self.pool, asked.clone()).await?;
+        // What was read when the right was there may be told.
         for name in &asked.names {
             require(&self.pool, who, asked.account_id, Which::Name(name), "r").await?;
         }
-        state::states(&self.pool, request.into_inner()).await.map(Response::new)
+        Ok(Response::new(states))
     }
 
     type SelectStream = Answers<SelectResponse>;
@@ -166,8 +195,9 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         let who = actor(&request)?;
         let asked = request.get_ref();
         require(&self.pool, who, asked.account_id, Which::Name(&asked.name), "r").await?;
-        let pool = self.pool.clone();
-        Ok(streamed(move |answers| state::select(pool, request.into_inner(), answers)))
+        let (pool, memory) = (self.pool.clone(), self.memory.clone());
+        let select = state::Select { pool, memory, actor: who, request: request.into_inner() };
+        Ok(streamed(move |answers| state::select(select, answers)))
     }
 
     type FetchStream = Answers<FetchResponse>;
@@ -176,8 +206,10 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         let who = actor(&request)?;
         let asked = request.get_ref();
         require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
-        let (pool, objects) = (self.pool.clone(), self.objects.clone());
-        Ok(streamed(move |answers| fetch::fetch(pool, objects, request.into_inner(), answers)))
+        let reader = Reader { actor: who, owner: asked.account_id, mailbox_id: asked.mailbox_id };
+        let (pool, objects, memory) = (self.pool.clone(), self.objects.clone(), self.memory.clone());
+        let fetch = fetch::Fetch { pool, objects, memory, reader, request: request.into_inner() };
+        Ok(streamed(move |answers| fetch::fetch(fetch, answers)))
     }
 
     type ContentStream = Answers<ContentResponse>;
@@ -186,8 +218,9 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         let who = actor(&request)?;
         let asked = request.get_ref();
         require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
+        let reader = Reader { actor: who, owner: asked.account_id, mailbox_id: asked.mailbox_id };
         let (pool, objects) = (self.pool.clone(), self.objects.clone());
-        Ok(streamed(move |answers| content::content(pool, objects, request.into_inner(), answers)))
+        Ok(streamed(move |answers| content::content(pool, objects, reader, request.into_inner(), answers)))
     }
 
     async fn quota(&self, request: Request<QuotaRequest>) -> Result<Response<QuotaResponse>, Status> {
@@ -203,8 +236,11 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     ) -> Result<Response<GetMetadataResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
-        require(&self.pool, who, asked.account_id, Which::Name(&asked.mailbox), "r").await?;
-        account::get_metadata(&self.pool, request.into_inner()).await.map(Response::new)
+        let answer = looked_up(|| async {
+            let granted = require(&self.pool, who, asked.account_id, Which::Name(&asked.mailbox), "r").await?;
+            account::get_metadata(&self.pool, granted, asked.clone()).await
+        });
+        answer.await.map(Response::new)
     }
 
     async fn set_metadata(
@@ -213,36 +249,49 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     ) -> Result<Response<SetMetadataResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
-        require(&self.pool, who, asked.account_id, Which::Name(&asked.mailbox), "a").await?;
-        account::set_metadata(&self.pool, request.into_inner()).await.map(Response::new)
+        let answer = looked_up(|| async {
+            let granted = require(&self.pool, who, asked.account_id, Which::Name(&asked.mailbox), "a").await?;
+            account::set_metadata(&self.pool, granted, asked.clone()).await
+        });
+        answer.await.map(Response::new)
     }
 
     async fn changes(&self, request: Request<ChangesRequest>) -> Result<Response<ChangesResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
+        let changes = state::changes(&self.pool, *asked).await?;
+        // What was read when the right was there may be told.
         require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
-        state::changes(&self.pool, request.into_inner()).await.map(Response::new)
+        Ok(Response::new(changes))
     }
 
     async fn store(&self, request: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
         let who = actor(&request)?;
-        let mut request = request.into_inner();
-        rights::for_store(&self.pool, who, &mut request).await?;
-        let account = request.account_id;
-        let answer = change::store(&self.pool, request).await?;
+        let asked = request.get_ref();
+        let account = asked.account_id;
+        let answer = looked_up(|| async {
+            let mut request = asked.clone();
+            let granted = rights::for_store(&self.pool, who, &mut request).await?;
+            change::store(&self.pool, granted, request).await
+        })
+        .await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
     }
 
     async fn copy(&self, request: Request<CopyRequest>) -> Result<Response<CopyResponse>, Status> {
         let who = actor(&request)?;
-        let request = request.into_inner();
-        let account = request.account_id;
-        let target = if request.target_account_id == 0 { account } else { request.target_account_id };
-        let needed = if request.r#move { "rte" } else { "r" };
-        require(&self.pool, who, account, Which::Id(request.mailbox_id), needed).await?;
-        require(&self.pool, who.or(ids::signed(account).ok()), target, Which::Name(&request.target), "i").await?;
-        let answer = change::copy(&self.pool, request).await?;
+        let asked = request.get_ref();
+        let account = asked.account_id;
+        let target = if asked.target_account_id == 0 { account } else { asked.target_account_id };
+        let needed = if asked.r#move { "rte" } else { "r" };
+        let answer = looked_up(|| async {
+            let from = require(&self.pool, who, account, Which::Id(asked.mailbox_id), needed).await?;
+            let actor = who.or(ids::signed(account).ok());
+            let to = require(&self.pool, actor, target, Which::Name(&asked.target), "i").await?;
+            change::copy(&self.pool, (from, to), asked.clone()).await
+        })
+        .await?;
         self.wakes.changed([account, target].into_iter()).await;
         Ok(Response::new(answer))
     }
@@ -250,10 +299,12 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     async fn expunge(&self, request: Request<ExpungeRequest>) -> Result<Response<ExpungeResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
-        require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "e").await?;
-        let request = request.into_inner();
-        let account = request.account_id;
-        let answer = change::expunge(&self.pool, request).await?;
+        let account = asked.account_id;
+        let answer = looked_up(|| async {
+            let granted = require(&self.pool, who, account, Which::Id(asked.mailbox_id), "e").await?;
+            change::expunge(&self.pool, granted, asked.clone()).await
+        })
+        .await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
     }
@@ -274,24 +325,45 @@ impl mailboxes_server::Mailboxes for Mailboxes {
     async fn get_acl(&self, request: Request<GetAclRequest>) -> Result<Response<GetAclResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
-        require(&self.pool, who, asked.account_id, Which::Name(&asked.name), "a").await?;
-        rights::get_acl(&self.pool, request.into_inner()).await.map(Response::new)
+        let answer = looked_up(|| async {
+            let granted = require(&self.pool, who, asked.account_id, Which::Name(&asked.name), "a").await?;
+            rights::get_acl(&self.pool, granted, asked.clone()).await
+        });
+        answer.await.map(Response::new)
     }
 
     async fn set_acl(&self, request: Request<SetAclRequest>) -> Result<Response<SetAclResponse>, Status> {
         let who = actor(&request)?;
         let asked = request.get_ref();
-        require(&self.pool, who, asked.account_id, Which::Name(&asked.name), "a").await?;
-        rights::set_acl(&self.pool, request.into_inner()).await.map(Response::new)
+        let account = asked.account_id;
+        let answer = looked_up(|| async {
+            let granted = require(&self.pool, who, account, Which::Name(&asked.name), "a").await?;
+            rights::set_acl(&self.pool, granted, asked.clone()).await
+        })
+        .await?;
+        // Whoever watches and may not any more hears of it.
+        self.wakes.changed([account].into_iter()).await;
+        Ok(Response::new(answer))
     }
 
     type WatchStream = Answers<WatchResponse>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let changes = self.wakes.watch(request.into_inner().account_id);
+        let who = actor(&request)?;
+        let owner = request.get_ref().account_id;
+        let changes = self.wakes.watch(owner);
+        rights::may_watch(&self.pool, who, owner).await?;
         // Changes that come while the reader is busy are one.
         let stream = tokio_stream::wrappers::WatchStream::from_changes(changes);
-        Ok(Response::new(Box::pin(futures::StreamExt::map(stream, |_| Ok(WatchResponse {})))))
+        if who.is_none_or(|who| ids::signed(owner).is_ok_and(|owner| owner == who)) {
+            return Ok(Response::new(Box::pin(futures::StreamExt::map(stream, |_| Ok(WatchResponse {})))));
+        }
+        let pool = self.pool.clone();
+        let told = futures::StreamExt::then(stream, move |_| {
+            let pool = pool.clone();
+            async move { rights::may_watch(&pool, who, owner).await.map(|()| WatchResponse {}) }
+        });
+        Ok(Response::new(Box::pin(told)))
     }
 
     async fn lock_maildrop(
@@ -314,8 +386,8 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         &self,
         request: Request<ListMaildropRequest>,
     ) -> Result<Response<Self::ListMaildropStream>, Status> {
-        let pool = self.pool.clone();
-        Ok(streamed(move |answers| maildrop::list(pool, request.into_inner(), answers)))
+        let (pool, memory) = (self.pool.clone(), self.memory.clone());
+        Ok(streamed(move |answers| maildrop::list(pool, memory, request.into_inner(), answers)))
     }
 
     async fn update_maildrop(

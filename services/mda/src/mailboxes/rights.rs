@@ -1,13 +1,15 @@
 //! Who may do what in a mailbox that is not its own (RFC 4314 §2.1, §4).
 //!
-//! The owner has all rights and costs no look; everybody else's are read before each call.
+//! The owner has all rights and costs no look. Everybody else's are looked up first; then a change
+//! proves under its lock that they still hold ([`Granted`]), and what was read is only told to who
+//! may still read it ([`Reader`]).
 
 use proto::mailboxes::{
     AclEntry, Flags, GetAclRequest, GetAclResponse, ListSharedRequest, ListSharedResponse, Mailbox, SetAclRequest,
     SetAclResponse, SharedMailbox, StoreRequest, set_acl_request::Mode,
 };
 use sqlx::{PgConnection, PgPool};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::account;
 use crate::{database::status, ids};
@@ -31,35 +33,110 @@ pub fn actor<T>(request: &Request<T>) -> Result<Option<i64>, Status> {
     ids::signed(number.ok_or_else(|| Status::invalid_argument("postroad-actor: expected an account id"))?).map(Some)
 }
 
+/// What a look found, so that who acts on it can tell whether it still holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// `mailboxes.rights_version` when it was looked up; `None` for the owner.
+    version: Option<i64>,
+}
+
+const CHANGED: &str = "rights have changed";
+
+impl Granted {
+    /// To be asked with the row under the lock of the change: it rises with every SETACL.
+    pub fn holds(&self, rights_version: i64) -> Result<(), Status> {
+        match self.version {
+            Some(looked_up) if looked_up != rights_version => Err(Status::aborted(CHANGED)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Of a statement that compared the version itself.
+    pub fn changed(&self, has_changed: bool) -> Result<(), Status> {
+        if has_changed { Err(Status::aborted(CHANGED)) } else { Ok(()) }
+    }
+
+    pub fn version(&self) -> Option<i64> {
+        self.version
+    }
+
+    /// For a change that locks no such row by itself; nobody changes the rights until it commits.
+    pub async fn prove(&self, tx: &mut PgConnection, owner: i64, name: &str) -> Result<(), Status> {
+        if self.version.is_none() {
+            return Ok(());
+        }
+        let version: Option<i64> =
+            sqlx::query_scalar("select rights_version from mailboxes where account_id = $1 and name = $2 for share")
+                .bind(owner)
+                .bind(name)
+                .fetch_optional(tx)
+                .await
+                .map_err(status)?;
+        self.holds(version.unwrap_or_default())
+    }
+}
+
+/// Makes a change again whose rights changed between the look and the deed.
+pub async fn looked_up<T, F>(mut change: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    const TRIES: usize = 5;
+    for _ in 0..TRIES {
+        match change().await {
+            Err(status) if status.code() == Code::Aborted && status.message() == CHANGED => continue,
+            done => return done,
+        }
+    }
+    Err(Status::unavailable(CHANGED))
+}
+
+/// Who reads in a mailbox. Asked after what it wants was read: what it might read then is no secret.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader {
+    pub actor: Option<i64>,
+    pub owner: u64,
+    pub mailbox_id: u64,
+}
+
+impl Reader {
+    pub async fn may_still(&self, pool: &PgPool) -> Result<(), Status> {
+        require(pool, self.actor, self.owner, Which::Id(self.mailbox_id), "r").await.map(drop)
+    }
+}
+
 /// What an actor may do in a mailbox; `None` for the owner, who may do everything.
 pub async fn rights_in(
     pool: &PgPool,
     actor: Option<i64>,
     owner: u64,
     which: Which<'_>,
-) -> Result<Option<String>, Status> {
+) -> Result<Option<(String, Granted)>, Status> {
     let owner = account(owner)?;
     let Some(actor) = actor.filter(|actor| *actor != owner) else { return Ok(None) };
     let (id, name) = match which {
         Which::Id(id) => (Some(ids::signed(id)?), None),
         Which::Name(name) => (None, Some(name)),
     };
-    let rights: Option<String> = sqlx::query_scalar(
-        "select string_agg(r.rights, '')
+    let found: Option<(Option<String>, i64)> = sqlx::query_as(
+        "select (select string_agg(r.rights, '')
+                 from accounts o
+                 join accounts a on a.id = $4 and a.tenant_id = o.tenant_id
+                 join mailbox_rights r
+                   on r.account_id = m.account_id and r.mailbox_id = m.id and r.grantee_id in (0, a.id)
+                 where o.id = m.account_id), m.rights_version
          from mailboxes m
-         join accounts o on o.id = m.account_id
-         join accounts a on a.id = $4 and a.tenant_id = o.tenant_id
-         join mailbox_rights r on r.account_id = m.account_id and r.mailbox_id = m.id and r.grantee_id in (0, a.id)
          where m.account_id = $1 and (m.id = $2 or m.name = $3)",
     )
     .bind(owner)
     .bind(id)
     .bind(name)
     .bind(actor)
-    .fetch_one(pool)
+    .fetch_optional(pool)
     .await
     .map_err(status)?;
-    Ok(Some(rights.unwrap_or_default()))
+    let (rights, version) = found.unwrap_or_default();
+    Ok(Some((rights.unwrap_or_default(), Granted { version: Some(version) })))
 }
 
 /// All of `needed`; who may not even see the mailbox is told that there is none.
@@ -69,22 +146,44 @@ pub async fn require(
     owner: u64,
     which: Which<'_>,
     needed: &str,
-) -> Result<(), Status> {
+) -> Result<Granted, Status> {
     match rights_in(pool, actor, owner, which).await? {
-        None => Ok(()),
-        Some(rights) if needed.chars().all(|right| rights.contains(right)) => Ok(()),
-        Some(rights) if rights.contains(['l', 'r']) => Err(Status::permission_denied(proto::NO_RIGHT)),
+        None => Ok(Granted::default()),
+        Some((rights, granted)) if needed.chars().all(|right| rights.contains(right)) => Ok(granted),
+        Some((rights, _)) if rights.contains(['l', 'r']) => Err(Status::permission_denied(proto::NO_RIGHT)),
         Some(_) => Err(Status::not_found("no such mailbox")),
     }
 }
 
+/// Whether anything of the owner may be read, so that its changes may be watched.
+pub async fn may_watch(pool: &PgPool, actor: Option<i64>, owner: u64) -> Result<(), Status> {
+    let owner = account(owner)?;
+    let Some(actor) = actor.filter(|actor| *actor != owner) else { return Ok(()) };
+    let may: bool = sqlx::query_scalar(
+        "select exists (select from accounts a
+                        join mailbox_rights r on r.grantee_id in (0, a.id) and r.account_id = $1
+                        join accounts o on o.id = r.account_id and o.tenant_id = a.tenant_id
+                        where a.id = $2 and r.rights like '%r%')",
+    )
+    .bind(owner)
+    .bind(actor)
+    .fetch_one(pool)
+    .await
+    .map_err(status)?;
+    if may { Ok(()) } else { Err(Status::permission_denied(proto::NO_RIGHT)) }
+}
+
 /// `k` in the nearest parent there is: a tree without one is the owner's alone.
-pub async fn require_parent(pool: &PgPool, actor: Option<i64>, owner: u64, name: &str) -> Result<(), Status> {
+pub async fn require_parent(pool: &PgPool, actor: Option<i64>, owner: u64, name: &str) -> Result<Granted, Status> {
     if rights_in(pool, actor, owner, Which::Name(name)).await?.is_none() {
-        return Ok(());
+        return Ok(Granted::default());
     }
-    let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let parent = parent(name);
     require(pool, actor, owner, Which::Name(parent), "k").await
+}
+
+pub fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 /// Which flags of these the rights allow to change (RFC 4314 §4, STORE).
@@ -100,9 +199,11 @@ fn allowed(rights: &str, flags: &Flags) -> Flags {
 }
 
 /// STORE with a part of the rights changes that part; with none of them it is refused.
-pub async fn for_store(pool: &PgPool, actor: Option<i64>, request: &mut StoreRequest) -> Result<(), Status> {
+pub async fn for_store(pool: &PgPool, actor: Option<i64>, request: &mut StoreRequest) -> Result<Granted, Status> {
     let which = Which::Id(request.mailbox_id);
-    let Some(rights) = rights_in(pool, actor, request.account_id, which).await? else { return Ok(()) };
+    let Some((rights, granted)) = rights_in(pool, actor, request.account_id, which).await? else {
+        return Ok(Granted::default());
+    };
     if !rights.contains('r') {
         return require(pool, actor, request.account_id, which, "r").await;
     }
@@ -118,7 +219,7 @@ pub async fn for_store(pool: &PgPool, actor: Option<i64>, request: &mut StoreReq
         return Err(Status::permission_denied(proto::NO_RIGHT));
     }
     request.flags = Some(flags);
-    Ok(())
+    Ok(granted)
 }
 
 /// `i`, and of the flags those that may be set.
@@ -127,10 +228,11 @@ pub async fn for_append(
     actor: Option<i64>,
     owner: u64,
     name: &str,
-) -> Result<Option<impl Fn(&Flags) -> Flags + use<>>, Status> {
-    require(pool, actor, owner, Which::Name(name), "i").await?;
+) -> Result<(Granted, Option<impl Fn(&Flags) -> Flags + use<>>), Status> {
+    let granted = require(pool, actor, owner, Which::Name(name), "i").await?;
     let rights = rights_in(pool, actor, owner, Which::Name(name)).await?;
-    Ok(rights.map(|rights| move |flags: &Flags| allowed(&rights, flags)))
+    // Between the two looks they may have changed: the statement proves the first one.
+    Ok((granted, rights.map(|(rights, _)| move |flags: &Flags| allowed(&rights, flags))))
 }
 
 /// Owner and address, mailbox and name, rights, whether subscribed.
@@ -167,10 +269,10 @@ fn settled(rights: &str) -> String {
     RIGHTS.chars().filter(|right| rights.contains(*right)).collect()
 }
 
-pub async fn get_acl(pool: &PgPool, request: GetAclRequest) -> Result<GetAclResponse, Status> {
+pub async fn get_acl(pool: &PgPool, granted: Granted, request: GetAclRequest) -> Result<GetAclResponse, Status> {
     let owner = account(request.account_id)?;
     let mut tx = pool.begin().await.map_err(status)?;
-    let (id, address) = target(&mut tx, owner, &request.name).await?;
+    let (id, address) = target(&mut tx, &granted, owner, &request.name).await?;
     let rows: Vec<(Option<String>, String)> = sqlx::query_as(
         "select a.address, r.rights from mailbox_rights r left join accounts a on a.id = r.grantee_id
          where r.account_id = $1 and r.mailbox_id = $2 and (r.grantee_id = 0 or a.id is not null)
@@ -190,26 +292,28 @@ pub async fn get_acl(pool: &PgPool, request: GetAclRequest) -> Result<GetAclResp
 }
 
 /// The mailbox, locked, and its owner's address.
-async fn target(tx: &mut PgConnection, owner: i64, name: &str) -> Result<(i64, String), Status> {
-    sqlx::query_as(
-        "select m.id, a.address from mailboxes m join accounts a on a.id = m.account_id
+async fn target(tx: &mut PgConnection, granted: &Granted, owner: i64, name: &str) -> Result<(i64, String), Status> {
+    let found: Option<(i64, String, i64)> = sqlx::query_as(
+        "select m.id, a.address, m.rights_version from mailboxes m join accounts a on a.id = m.account_id
          where m.account_id = $1 and m.name = $2 for no key update of m",
     )
     .bind(owner)
     .bind(name)
     .fetch_optional(tx)
     .await
-    .map_err(status)?
-    .ok_or_else(|| Status::not_found("no such mailbox"))
+    .map_err(status)?;
+    let (id, address, rights_version) = found.ok_or_else(|| Status::not_found("no such mailbox"))?;
+    granted.holds(rights_version)?;
+    Ok((id, address))
 }
 
-pub async fn set_acl(pool: &PgPool, request: SetAclRequest) -> Result<SetAclResponse, Status> {
+pub async fn set_acl(pool: &PgPool, granted: Granted, request: SetAclRequest) -> Result<SetAclResponse, Status> {
     let owner = account(request.account_id)?;
     if !request.rights.chars().all(|right| RIGHTS.contains(right)) {
         return Err(Status::invalid_argument(format!("rights: expected letters of {RIGHTS}")));
     }
     let mut tx = pool.begin().await.map_err(status)?;
-    let (id, _) = target(&mut tx, owner, &request.name).await?;
+    let (id, _) = target(&mut tx, &granted, owner, &request.name).await?;
     let identifier = request.identifier.to_lowercase();
     let grantee: Option<i64> = if identifier == ANYONE {
         Some(0)
@@ -304,6 +408,23 @@ pub async fn subscribe(pool: &PgPool, actor: i64, owner: u64, name: &str, subscr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_looked_up_is_proved_and_looked_up_again() {
+        let old = Granted { version: Some(3) };
+        assert!(old.holds(3).is_ok() && old.holds(4).is_err());
+        assert!(Granted::default().holds(9).is_ok(), "the owner's never change");
+        let versions = std::cell::Cell::new(0);
+        let done = looked_up(|| {
+            versions.set(versions.get() + 1);
+            let granted = Granted { version: Some(versions.get()) };
+            async move { granted.holds(3) }
+        });
+        assert!(done.await.is_ok());
+        assert_eq!(versions.get(), 3);
+        let refused = looked_up(|| async { Err::<(), _>(Status::not_found("no such mailbox")) }).await;
+        assert_eq!(refused.expect_err("no look helps").code(), Code::NotFound);
+    }
 
     #[test]
     fn flags_need_their_rights() {

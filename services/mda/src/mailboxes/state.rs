@@ -3,40 +3,48 @@
 use chrono::{DateTime, Utc};
 use proto::mailboxes::{
     ChangesRequest, ChangesResponse, Flags, MailboxState, Message, NamedState, SelectRequest, SelectResponse,
-    StatusRequest, StatusResponse,
+    StatusRequest, StatusResponse, UidRange,
 };
-use sqlx::{FromRow, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{FromRow, PgConnection, PgExecutor, PgPool, Postgres, Transaction};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{account, gone, ranges, uid};
+use super::{Memory, Which, account, gone, index::Index, ranges, rights::require, uid};
 use crate::{database::status, ids};
 
 /// UIDs of one SelectResponse.
 const SELECT_BATCH: usize = 10_000;
 
+/// A mailbox's row.
 #[derive(FromRow)]
-struct Row {
-    id: i64,
+pub struct Mailbox {
+    account_id: i64,
+    pub id: i64,
     name: String,
-    uid_validity: i64,
+    pub uid_validity: i64,
     uid_next: i64,
-    highest_modseq: i64,
-    messages: i32,
+    pub highest_modseq: i64,
+    pub messages: i32,
     unseen: i32,
     deleted: i32,
     size: i64,
     recent_uid: i64,
+    /// What went at this mod-sequence or before is not known any more.
+    pub forgotten_modseq: i64,
 }
 
-impl Row {
+impl Mailbox {
+    pub fn key(&self) -> (i64, i64) {
+        (self.account_id, self.id)
+    }
+
     fn first_recent(&self) -> u32 {
         if self.recent_uid < self.uid_next { uid(self.recent_uid) } else { 0 }
     }
 }
 
-impl From<&Row> for MailboxState {
-    fn from(row: &Row) -> Self {
+impl From<&Mailbox> for MailboxState {
+    fn from(row: &Mailbox) -> Self {
         Self {
             mailbox_id: ids::unsigned(row.id),
             uid_validity: uid(row.uid_validity),
@@ -51,17 +59,27 @@ impl From<&Row> for MailboxState {
     }
 }
 
-const STATE: &str =
-    "select id, name, uid_validity, uid_next, highest_modseq, messages, unseen, deleted, size, recent_uid
+const STATE: &str = "select account_id, id, name, uid_validity, uid_next, highest_modseq, messages, unseen, deleted,
+                            size, recent_uid, forgotten_modseq
                      from mailboxes where account_id = $1";
 
+pub async fn by_id<'e>(executor: impl PgExecutor<'e>, (account_id, id): (i64, i64)) -> Result<Mailbox, Status> {
+    let found = sqlx::query_as(sqlx::AssertSqlSafe(format!("{STATE} and id = $2"))).bind(account_id).bind(id);
+    found.fetch_optional(executor).await.map_err(status)?.ok_or_else(|| Status::not_found("no such mailbox"))
+}
+
+pub async fn by_name<'e>(executor: impl PgExecutor<'e>, account_id: i64, name: &str) -> Result<Mailbox, Status> {
+    let found = sqlx::query_as(sqlx::AssertSqlSafe(format!("{STATE} and name = $2"))).bind(account_id).bind(name);
+    found.fetch_optional(executor).await.map_err(status)?.ok_or_else(|| Status::not_found("no such mailbox"))
+}
+
 /// Sees one moment, whatever commits meanwhile.
-async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Status> {
+pub async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Status> {
     pool.begin_with("begin isolation level repeatable read read only").await.map_err(status)
 }
 
 pub async fn states(pool: &PgPool, request: StatusRequest) -> Result<StatusResponse, Status> {
-    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{STATE} and name = any ($2)")))
+    let rows: Vec<Mailbox> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{STATE} and name = any ($2)")))
         .bind(account(request.account_id)?)
         .bind(&request.names)
         .fetch_all(pool)
@@ -120,20 +138,68 @@ async fn claim_recent(pool: &PgPool, account_id: i64, mailbox_id: i64) -> Result
     Ok(first.map_or(0, uid))
 }
 
-pub async fn select(
-    pool: PgPool,
-    request: SelectRequest,
-    answers: mpsc::Sender<Result<SelectResponse, Status>>,
-) -> Result<(), Status> {
+pub struct Select {
+    pub pool: PgPool,
+    pub memory: Memory,
+    pub actor: Option<i64>,
+    pub request: SelectRequest,
+}
+
+pub async fn select(asked: Select, answers: mpsc::Sender<Result<SelectResponse, Status>>) -> Result<(), Status> {
+    let Select { pool, memory, actor, request } = asked;
     let account_id = account(request.account_id)?;
-    let mut tx = snapshot(&pool).await?;
-    let row: Option<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{STATE} and name = $2")))
-        .bind(account_id)
-        .bind(&request.name)
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(status)?;
-    let row = row.ok_or_else(|| Status::not_found("no such mailbox"))?;
+    let row = by_name(&pool, account_id, &request.name).await?;
+    let (row, listed) = match memory.indexes.known(&row) {
+        Some(index) => (row, Listed::of(&index)),
+        None => list(&pool, &memory, account_id, &request.name).await?,
+    };
+    // What was read when the right was there may be told (RFC 4314 §4).
+    require(&pool, actor, request.account_id, Which::Id(ids::unsigned(row.id)), "r").await?;
+    let first_recent = match request.claim_recent {
+        true if row.first_recent() > 0 => claim_recent(&pool, account_id, row.id).await.map_err(status)?,
+        _ => row.first_recent(),
+    };
+    let Listed { uids, sizes, keywords } = listed;
+    let mut head = Some((MailboxState::from(&row), keywords));
+    // An empty mailbox has one batch too.
+    let batches = uids.chunks(SELECT_BATCH).zip(sizes.chunks(SELECT_BATCH));
+    for (uids, sizes) in batches.chain(uids.is_empty().then_some((&[][..], &[][..]))) {
+        let is_first = head.is_some();
+        let (state, keywords) = head.take().map_or_else(Default::default, |(s, k)| (Some(s), k));
+        let answer = SelectResponse {
+            state,
+            uids: uids.to_vec(),
+            sizes: sizes.to_vec(),
+            keywords,
+            first_recent: if is_first { first_recent } else { 0 },
+        };
+        answers.send(Ok(answer)).await.map_err(gone)?;
+    }
+    Ok(())
+}
+
+/// Eight bytes a message: the whole list is small, and holding the snapshot open for a slow reader
+/// would be dear.
+struct Listed {
+    uids: Vec<u32>,
+    sizes: Vec<u32>,
+    keywords: Vec<String>,
+}
+
+impl Listed {
+    fn of(index: &Index) -> Self {
+        let (uids, sizes) = index.entries().iter().map(|e| (e.uid, e.size)).unzip();
+        Self { uids, sizes, keywords: index.keywords() }
+    }
+}
+
+async fn list(pool: &PgPool, memory: &Memory, account_id: i64, name: &str) -> Result<(Mailbox, Listed), Status> {
+    let mut tx = snapshot(pool).await?;
+    let row = by_name(&mut *tx, account_id, name).await?;
+    if let Some(index) = memory.indexes.read(&mut tx, &row).await.map_err(status)? {
+        tx.rollback().await.map_err(status)?;
+        return Ok((row, Listed::of(&index)));
+    }
     let keywords: Vec<String> = sqlx::query_scalar(
         "select distinct on (lower(k)) k from messages, unnest(keywords) k
          where account_id = $1 and mailbox_id = $2 and keywords <> '{}' limit 200",
@@ -143,9 +209,7 @@ pub async fn select(
     .fetch_all(&mut *tx)
     .await
     .map_err(status)?;
-    // Eight bytes a message: the whole list is small, and holding the snapshot open for a slow
-    // reader would be dear.
-    let uids: Vec<(i64, i32)> =
+    let rows: Vec<(i64, i32)> =
         sqlx::query_as("select uid, size from messages where account_id = $1 and mailbox_id = $2 order by uid")
             .bind(account_id)
             .bind(row.id)
@@ -153,26 +217,8 @@ pub async fn select(
             .await
             .map_err(status)?;
     tx.rollback().await.map_err(status)?;
-    let first_recent = match request.claim_recent {
-        true => claim_recent(&pool, account_id, row.id).await.map_err(status)?,
-        false => row.first_recent(),
-    };
-    let mut head = Some((MailboxState::from(&row), keywords));
-    // An empty mailbox has one batch too.
-    let batches = uids.chunks(SELECT_BATCH).chain(uids.is_empty().then_some(&[][..]));
-    for batch in batches {
-        let is_first = head.is_some();
-        let (state, keywords) = head.take().map_or_else(Default::default, |(s, k)| (Some(s), k));
-        let answer = SelectResponse {
-            state,
-            uids: batch.iter().map(|(u, _)| uid(*u)).collect(),
-            sizes: batch.iter().map(|(_, s)| s.unsigned_abs()).collect(),
-            keywords,
-            first_recent: if is_first { first_recent } else { 0 },
-        };
-        answers.send(Ok(answer)).await.map_err(gone)?;
-    }
-    Ok(())
+    let (uids, sizes) = rows.into_iter().map(|(u, size)| (uid(u), size.unsigned_abs())).unzip();
+    Ok((row, Listed { uids, sizes, keywords }))
 }
 
 /// A message without its content, as most answers have it.
@@ -200,6 +246,13 @@ impl From<MessageRow> for Message {
 }
 
 pub async fn changes(pool: &PgPool, request: ChangesRequest) -> Result<ChangesResponse, Status> {
+    // Nothing new, as a rule: then one look is enough.
+    let row = by_id(pool, (account(request.account_id)?, ids::signed(request.mailbox_id)?)).await?;
+    let claims = request.claim_recent && row.first_recent() > 0;
+    if row.highest_modseq <= ids::signed(request.since_modseq)? && !claims {
+        let (state, first_recent) = (Some((&row).into()), row.first_recent());
+        return Ok(ChangesResponse { state, first_recent, ..ChangesResponse::default() });
+    }
     let mut tx = snapshot(pool).await?;
     let mut answer = changes_in(&mut tx, &request).await?;
     tx.rollback().await.map_err(status)?;
@@ -213,13 +266,7 @@ pub async fn changes(pool: &PgPool, request: ChangesRequest) -> Result<ChangesRe
 async fn changes_in(tx: &mut PgConnection, request: &ChangesRequest) -> Result<ChangesResponse, Status> {
     let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
     let since = ids::signed(request.since_modseq)?;
-    let row: Option<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{STATE} and id = $2")))
-        .bind(account_id)
-        .bind(mailbox_id)
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(status)?;
-    let row = row.ok_or_else(|| Status::not_found("no such mailbox"))?;
+    let row = by_id(&mut *tx, (account_id, mailbox_id)).await?;
     if row.highest_modseq <= since {
         return Ok(ChangesResponse {
             state: Some((&row).into()),
@@ -237,19 +284,42 @@ async fn changes_in(tx: &mut PgConnection, request: &ChangesRequest) -> Result<C
     .fetch_all(&mut *tx)
     .await
     .map_err(status)?;
-    let vanished: Vec<i64> = sqlx::query_scalar(
-        "select uid from expunged where account_id = $1 and mailbox_id = $2 and modseq > $3 order by uid",
-    )
-    .bind(account_id)
-    .bind(mailbox_id)
-    .bind(since)
-    .fetch_all(&mut *tx)
-    .await
-    .map_err(status)?;
+    let vanished = if since < row.forgotten_modseq {
+        absent(tx, &row).await.map_err(status)?
+    } else {
+        let vanished: Vec<i64> = sqlx::query_scalar(
+            "select uid from expunged where account_id = $1 and mailbox_id = $2 and modseq > $3 order by uid",
+        )
+        .bind(account_id)
+        .bind(mailbox_id)
+        .bind(since)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(status)?;
+        ranges(vanished.into_iter().map(uid))
+    };
     Ok(ChangesResponse {
         state: Some((&row).into()),
         messages: messages.into_iter().map(Into::into).collect(),
-        vanished: ranges(vanished.into_iter().map(uid)),
+        vanished,
         first_recent: row.first_recent(),
     })
+}
+
+/// Every UID that was ever given and is not there: what is told to who was away for longer than we
+/// remember (RFC 7162 §3.2.5.2).
+async fn absent(tx: &mut PgConnection, row: &Mailbox) -> Result<Vec<UidRange>, sqlx::Error> {
+    let gaps: Vec<(i64, i64)> = sqlx::query_as(
+        "select first, last
+         from (select coalesce(lag(uid) over (order by uid), 0) + 1 as first, uid - 1 as last
+               from (select uid from messages where account_id = $1 and mailbox_id = $2
+                     union all select $3) all_and_next) gaps
+         where first <= last order by first",
+    )
+    .bind(row.account_id)
+    .bind(row.id)
+    .bind(row.uid_next)
+    .fetch_all(tx)
+    .await?;
+    Ok(gaps.into_iter().map(|(first, last)| UidRange { first: uid(first), last: uid(last) }).collect())
 }

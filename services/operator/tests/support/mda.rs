@@ -1,4 +1,4 @@
-//! `mda`'s HTTP/2 side, for the two calls that the operator makes. Not a generated server: that
+//! `mda`'s HTTP/2 side, for the calls that the operator makes. Not a generated server: that
 //! would have to know every other call of Admin, too.
 
 use std::{
@@ -10,8 +10,10 @@ use std::{
 use futures::future::BoxFuture;
 use proto::{
     admin::{
-        CreateDomainRequest, CreateTenantRequest, DeleteDomainRequest, DeleteDomainResponse, DeleteTenantRequest,
-        DeleteTenantResponse, DnsRecord, Domain, SetTenantQuotaRequest, Tenant,
+        Alias, CreateDomainRequest, CreateTenantRequest, DeleteAliasRequest, DeleteAliasResponse, DeleteDomainRequest,
+        DeleteDomainResponse, DeleteTenantRequest, DeleteTenantResponse, DkimKey, DkimKeys, DnsRecord, Domain,
+        ListDkimKeysRequest, RotateDkimRequest, SetAliasRequest, SetDmarcOverrideRequest, SetDmarcOverrideResponse,
+        SetTenantLimitsRequest, SetTenantQuotaRequest, Tenant,
     },
     relay::{DeletePoolRequest, DeletePoolResponse, EgressPool, ListPoolsRequest, ListPoolsResponse, egress_server},
 };
@@ -33,6 +35,10 @@ struct State {
     domains: BTreeSet<String>,
     pools: BTreeMap<String, EgressPool>,
     tenants: BTreeMap<String, Tenant>,
+    aliases: BTreeMap<String, Vec<String>>,
+    overrides: Vec<SetDmarcOverrideRequest>,
+    keys: Vec<DkimKey>,
+    rotations: Vec<RotateDkimRequest>,
     refusal: Option<(Code, &'static str)>,
 }
 
@@ -58,6 +64,23 @@ impl FakeMda {
 
     pub fn tenant(&self, name: &str) -> Option<Tenant> {
         self.0.lock().unwrap().tenants.get(name).cloned()
+    }
+
+    pub fn alias(&self, address: &str) -> Option<Vec<String>> {
+        self.0.lock().unwrap().aliases.get(address).cloned()
+    }
+
+    pub fn overrides(&self) -> Vec<SetDmarcOverrideRequest> {
+        self.0.lock().unwrap().overrides.clone()
+    }
+
+    pub fn rotations(&self) -> Vec<RotateDkimRequest> {
+        self.0.lock().unwrap().rotations.clone()
+    }
+
+    /// The domain's keys; what rotations add are pending.
+    pub fn set_keys(&self, keys: Vec<DkimKey>) {
+        self.0.lock().unwrap().keys = keys;
     }
 
     /// What every call is answered with.
@@ -100,6 +123,9 @@ impl UnaryService<DeleteDomainRequest> for FakeMda {
         let mda = self.clone();
         Box::pin(async move {
             mda.refused()?;
+            if !mda.0.lock().unwrap().aliases.is_empty() {
+                return Err(Status::failed_precondition("still has accounts or aliases"));
+            }
             match mda.0.lock().unwrap().domains.remove(&request.into_inner().name) {
                 true => Ok(Response::new(DeleteDomainResponse {})),
                 false => Err(Status::not_found("not ours")),
@@ -157,6 +183,58 @@ impl UnaryService<DeleteTenantRequest> for FakeMda {
     }
 }
 
+/// Calls whose answer is made of the request and what is remembered.
+macro_rules! calls {
+    ($($request:ident -> $response:ident: $answer:expr;)*) => {$(
+        impl UnaryService<$request> for FakeMda {
+            type Response = $response;
+            type Future = BoxFuture<'static, Result<Response<$response>, Status>>;
+
+            fn call(&mut self, request: Request<$request>) -> Self::Future {
+                let mda = self.clone();
+                Box::pin(async move {
+                    mda.refused()?;
+                    let answer: fn(&mut State, $request) -> Result<$response, Status> = $answer;
+                    answer(&mut mda.0.lock().unwrap(), request.into_inner()).map(Response::new)
+                })
+            }
+        }
+    )*};
+}
+
+calls! {
+    SetTenantLimitsRequest -> Tenant: |state, request| {
+        let tenant = state.tenants.get_mut(&request.name).ok_or_else(|| Status::not_found("no such tenant"))?;
+        tenant.max_accounts = request.max_accounts.unwrap_or(tenant.max_accounts);
+        tenant.daily_recipients = request.daily_recipients.unwrap_or(tenant.daily_recipients);
+        Ok(tenant.clone())
+    };
+    SetDmarcOverrideRequest -> SetDmarcOverrideResponse: |state, request| {
+        state.overrides.push(request);
+        Ok(SetDmarcOverrideResponse {})
+    };
+    SetAliasRequest -> Alias: |state, request| {
+        state.aliases.insert(request.address.clone(), request.targets.clone());
+        Ok(Alias { address: request.address, targets: request.targets, group: false })
+    };
+    DeleteAliasRequest -> DeleteAliasResponse: |state, request| {
+        let removed = state.aliases.remove(&request.address);
+        removed.map(|_| DeleteAliasResponse {}).ok_or_else(|| Status::not_found("no such alias"))
+    };
+    ListDkimKeysRequest -> DkimKeys: |state, request| Ok(DkimKeys { domain: request.domain, keys: state.keys.clone() });
+    RotateDkimRequest -> DkimKeys: |state, request| {
+        let pending = proto::admin::dkim_key::State::Pending;
+        if state.keys.iter().any(|k| k.state() == pending) {
+            return Err(Status::failed_precondition("has keys that wait for their time already"));
+        }
+        let created_at_ms = state.keys.iter().map(|k| k.created_at_ms).max().unwrap_or_default() + 1;
+        let selector = format!("s{}", state.keys.len() + 1);
+        state.keys.push(DkimKey { selector, state: pending.into(), created_at_ms, ..DkimKey::default() });
+        state.rotations.push(request.clone());
+        Ok(DkimKeys { domain: request.domain, keys: state.keys.clone() })
+    };
+}
+
 impl NamedService for FakeMda {
     const NAME: &'static str = "postroad.admin.v1.Admin";
 }
@@ -194,6 +272,30 @@ impl tower::Service<http::Request<Body>> for FakeMda {
                 "/postroad.admin.v1.Admin/DeleteTenant" => {
                     let mut grpc =
                         Grpc::new(tonic_prost::ProstCodec::<DeleteTenantResponse, DeleteTenantRequest>::default());
+                    grpc.unary(mda, request).await
+                }
+                "/postroad.admin.v1.Admin/SetTenantLimits" => {
+                    let mut grpc = Grpc::new(tonic_prost::ProstCodec::<Tenant, SetTenantLimitsRequest>::default());
+                    grpc.unary(mda, request).await
+                }
+                "/postroad.admin.v1.Admin/SetDmarcOverride" => {
+                    type Codec = tonic_prost::ProstCodec<SetDmarcOverrideResponse, SetDmarcOverrideRequest>;
+                    Grpc::new(Codec::default()).unary(mda, request).await
+                }
+                "/postroad.admin.v1.Admin/SetAlias" => {
+                    let mut grpc = Grpc::new(tonic_prost::ProstCodec::<Alias, SetAliasRequest>::default());
+                    grpc.unary(mda, request).await
+                }
+                "/postroad.admin.v1.Admin/DeleteAlias" => {
+                    type Codec = tonic_prost::ProstCodec<DeleteAliasResponse, DeleteAliasRequest>;
+                    Grpc::new(Codec::default()).unary(mda, request).await
+                }
+                "/postroad.admin.v1.Admin/ListDkimKeys" => {
+                    let mut grpc = Grpc::new(tonic_prost::ProstCodec::<DkimKeys, ListDkimKeysRequest>::default());
+                    grpc.unary(mda, request).await
+                }
+                "/postroad.admin.v1.Admin/RotateDkim" => {
+                    let mut grpc = Grpc::new(tonic_prost::ProstCodec::<DkimKeys, RotateDkimRequest>::default());
                     grpc.unary(mda, request).await
                 }
                 other => panic!("{other} is not expected"),

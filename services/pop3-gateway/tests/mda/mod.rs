@@ -269,7 +269,7 @@ impl Mda {
         });
         let messages: Vec<Message> = found.collect();
         state.batches.push(messages.iter().map(|message| message.uid).collect());
-        Ok(Response::new(Box::pin(stream::iter([Ok(FetchResponse { messages })]))))
+        Ok(Response::new(Box::pin(stream::iter([Ok(FetchResponse { messages, ..FetchResponse::default() })]))))
     }
 
     fn do_update(&self, request: &UpdateMaildropRequest) -> Result<Response<UpdateMaildropResponse>, Status> {

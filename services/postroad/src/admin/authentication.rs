@@ -33,6 +33,22 @@ pub enum Dmarc {
         #[arg(value_enum)]
         action: Refused,
     },
+    /// The same for one domain, whatever its tenant has
+    OverrideDomain {
+        domain: String,
+        #[arg(value_enum)]
+        action: OfDomain,
+    },
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum OfDomain {
+    /// It is refused, as the sender's domain asks for
+    Reject,
+    /// It goes to Junk
+    Quarantine,
+    /// As its tenant has it
+    Inherit,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -112,15 +128,32 @@ fn time(ms: i64) -> String {
 
 impl Dmarc {
     pub async fn run(self, mut client: Admin) -> anyhow::Result<Answer> {
-        let Dmarc::Override { tenant, action } = self;
-        let quarantine = matches!(action, Refused::Quarantine);
-        let request = admin::SetDmarcOverrideRequest { tenant: tenant.clone(), quarantine };
-        client.set_dmarc_override(request).await.map_err(refused)?;
-        let words = if quarantine { "goes to Junk" } else { "is refused" };
-        Ok(Answer {
-            lines: vec![format!("tenant {tenant}: mail that DMARC refuses {words}")],
-            document: json!({ "tenant": tenant, "quarantine": quarantine }),
-        })
+        let (request, whose) = match self {
+            Dmarc::Override { tenant, action } => {
+                let (quarantine, whose) = (matches!(action, Refused::Quarantine), format!("tenant {tenant}"));
+                (admin::SetDmarcOverrideRequest { tenant, quarantine, ..Default::default() }, whose)
+            }
+            Dmarc::OverrideDomain { domain, action } => {
+                let quarantine = matches!(action, OfDomain::Quarantine);
+                let (inherit, whose) = (matches!(action, OfDomain::Inherit), format!("domain {domain}"));
+                (admin::SetDmarcOverrideRequest { domain, quarantine, inherit, ..Default::default() }, whose)
+            }
+        };
+        client.set_dmarc_override(request.clone()).await.map_err(refused)?;
+        let words = match request {
+            admin::SetDmarcOverrideRequest { inherit: true, .. } => "is treated as its tenant has it",
+            admin::SetDmarcOverrideRequest { quarantine: true, .. } => "goes to Junk",
+            _ => "is refused",
+        };
+        let mut document = json!({ "quarantine": request.quarantine });
+        match request.domain.as_str() {
+            "" => document["tenant"] = json!(request.tenant),
+            domain => {
+                document["domain"] = json!(domain);
+                document["inherit"] = json!(request.inherit);
+            }
+        }
+        Ok(Answer { lines: vec![format!("{whose}: mail that DMARC refuses {words}")], document })
     }
 }
 

@@ -27,6 +27,17 @@ pub enum Tenant {
         #[arg(long, default_value_t = 0)]
         messages: u64,
     },
+    /// How many accounts a tenant may have, and what each of them may send; what is not given stays
+    Limit {
+        name: String,
+        /// 0 is no limit
+        #[arg(long)]
+        accounts: Option<u64>,
+        /// Recipients in a day, of each account without a limit of its own; 0 is what smtp-ingress has as
+        /// limits.recipients_per_account
+        #[arg(long)]
+        daily_recipients: Option<u64>,
+    },
     /// Remove a tenant that has no domains
     Remove {
         name: String,
@@ -46,6 +57,10 @@ impl Tenant {
             Tenant::Quota { name, bytes, messages } => {
                 let request = admin::SetTenantQuotaRequest { name, quota_bytes: bytes, quota_messages: messages };
                 client.set_tenant_quota(request).await
+            }
+            Tenant::Limit { name, accounts, daily_recipients } => {
+                let request = admin::SetTenantLimitsRequest { name, max_accounts: accounts, daily_recipients };
+                client.set_tenant_limits(request).await
             }
             Tenant::List => {
                 let answer = client.list_tenants(admin::ListTenantsRequest {}).await.map_err(refused)?;
@@ -71,10 +86,11 @@ impl Tenant {
 fn line(t: &admin::Tenant) -> String {
     let of = |limit: u64| if limit == 0 { "no limit".to_owned() } else { format!("of {limit}") };
     format!(
-        "{}  {} domains  {} accounts  {} bytes ({})  {} messages ({})",
+        "{}  {} domains  {} accounts ({})  {} bytes ({})  {} messages ({})",
         t.name,
         t.domains,
         t.accounts,
+        of(t.max_accounts),
         t.used_bytes,
         of(t.quota_bytes),
         t.used_messages,
@@ -91,6 +107,9 @@ fn document(t: &admin::Tenant) -> Value {
         "quota_messages": t.quota_messages,
         "used_bytes": t.used_bytes,
         "used_messages": t.used_messages,
+        "max_accounts": t.max_accounts,
+        "daily_recipients": t.daily_recipients,
+        "dmarc_quarantine": t.dmarc_quarantine,
     })
 }
 

@@ -68,7 +68,7 @@ impl Session {
             },
             Command::Uidl(None) => self.multi_line(verb, "unique-ids follow", maildrop.unique_ids()),
             Command::Uidl(Some(number)) => match maildrop.get(number) {
-                Ok(message) => self.ok(verb, &format!("{number} {}", message.uidl)),
+                Ok(message) => self.ok(verb, &format!("{number} {}", message.unique_id())),
                 Err(words) => self.error(verb, words),
             },
             Command::Retr(number) => return self.transfer(verb, maildrop, number, None),

@@ -9,8 +9,27 @@ pub struct Message {
     pub uid: u32,
     /// Octets, line ends as CRLF, without byte-stuffing.
     pub size: u64,
-    /// 1 to 70 characters from 0x21 to 0x7E, never used again (RFC 1939 §7).
-    pub uidl: String,
+    pub uidl: UniqueId,
+}
+
+/// 1 to 70 characters from 0x21 to 0x7E, never used again (RFC 1939 §7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UniqueId {
+    /// UIDVALIDITY, before the UID: unique for ever as RFC 9051 §2.3.1.1 says of this pair. Written
+    /// when it is asked for: a maildrop may have many.
+    Own(u32),
+    /// Brought along from another server.
+    Imported(Box<str>),
+}
+
+impl Message {
+    /// What UIDL says.
+    pub fn unique_id(&self) -> impl std::fmt::Display + '_ {
+        std::fmt::from_fn(|f| match &self.uidl {
+            UniqueId::Own(validity) => write!(f, "{validity}.{}", self.uid),
+            UniqueId::Imported(id) => f.write_str(id),
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -80,7 +99,7 @@ impl Maildrop {
 
     /// The lines of UIDL.
     pub fn unique_ids(&self) -> String {
-        self.lines(|message, line| line.write_str(&message.uidl))
+        self.lines(|message, line| write!(line, "{}", message.unique_id()))
     }
 
     fn lines(&self, describe: impl Fn(&Message, &mut String) -> std::fmt::Result) -> String {

@@ -1,7 +1,7 @@
 //! Plays sessions as the RFCs print them. `…` at the end of an `S:` line stands for anything.
 #![allow(clippy::unwrap_used, dead_code)] // each test file uses a part
 
-use pop3::{Answer, Config, Effect, Message, Refusal, Session, Transfer};
+use pop3::{Answer, Config, Effect, Message, Refusal, Session, Transfer, UniqueId};
 
 /// What the service behind the protocol would be.
 pub struct Backend {
@@ -56,11 +56,8 @@ impl Player {
     }
 
     fn opened(&self) -> Answer {
-        let message = |(i, text): (usize, &&str)| Message {
-            uid: 10 + i as u32,
-            size: text.len() as u64,
-            uidl: format!("7.{}", 10 + i),
-        };
+        let message =
+            |(i, text): (usize, &&str)| Message { uid: 10 + i as u32, size: text.len() as u64, uidl: UniqueId::Own(7) };
         Answer::Opened(self.backend.messages.iter().enumerate().map(message).collect())
     }
 

@@ -84,7 +84,9 @@ impl Mailboxes for Fake {
         let rows = by_id(&mut boxes, request.mailbox_id)?.messages.iter();
         let wanted = rows.filter(|m| within(&request.uids, m.uid) && m.modseq > request.changed_since);
         let messages: Vec<Message> = wanted.map(|m| m.with_content(&request)).collect();
-        Ok(answers(messages.chunks(2).map(|c| FetchResponse { messages: c.to_vec() }).collect()))
+        Ok(answers(
+            messages.chunks(2).map(|c| FetchResponse { messages: c.to_vec(), ..FetchResponse::default() }).collect(),
+        ))
     }
 
     async fn changes(&self, request: Request<ChangesRequest>) -> Result<Response<ChangesResponse>, Status> {
