@@ -203,7 +203,7 @@ mod tests {
         for (wrong, key, expected) in [
             (config("s3://"), "content_store.url", "s3://bucket/prefix"),
             (config("s3://a b/"), "content_store.url", "s3://bucket/prefix"),
-            (config("s3://a//b"), "content_store.url", "prefix"),
+            (config("s3://a/b//c"), "content_store.url", "prefix"),
             (config("file://relative"), "content_store.url", "file:///folder"),
             (config("file:///not/there"), "content_store.url", "a folder that is there"),
             (config("gs://bucket"), "content_store.url", "s3://bucket/prefix or file:///folder"),
