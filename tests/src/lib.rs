@@ -19,6 +19,8 @@ pub mod imap;
 pub mod metrics;
 pub mod postfix;
 pub mod process;
+pub mod redis_servers;
+pub mod s3;
 pub mod sink;
 pub mod site;
 pub mod sites;

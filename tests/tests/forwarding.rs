@@ -220,3 +220,25 @@ for path in {paths:?}:
         .await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sieve_redirect_leaves_under_a_reverse_path_of_ours_and_bounces_come_back() {
+    let world = World::up("outbound-relay: { retry_first: 1, retry_max: 2 }\n").await;
+    let redirect = |to: &str| {
+        let text = format!("redirect \"{to}\";");
+        world.example.admin(&["sieve", "put", "bob@example.com", "main", "--activate"], &text);
+    };
+    redirect("carol@final.com");
+    world.send("bob@example.com");
+    let received = read(&world.last, "carol@final.com");
+    let results = received.split("Received:").nth(1).unwrap();
+    for pass in ["spf=pass smtp.mailfrom=SRS0=", "dkim=pass header.d=sender.com", "dmarc=pass header.from=sender.com"] {
+        assert!(results.contains(pass), "{pass} in {received}");
+    }
+    assert!(reverse_path(results).ends_with("=sender.com=alice@example.com"), "{results}");
+    // Refused at its new place: alice hears of it, by the way that the reverse-path leads.
+    redirect("nobody@final.com");
+    world.send("bob@example.com");
+    let report = read(&world.sender, "alice@sender.com");
+    assert!(report.contains("multipart/report") && report.contains("nobody@final.com"), "{report}");
+}

@@ -136,6 +136,23 @@ capabilities:
       key: {{ if $secret.name }}{{ $secret.key }}{{ else }}keys{{ end }}
 {{- end -}}
 
+{{- define "postroad.contentStoreEnv" -}}
+{{- $store := .root.Values.contentStore -}}
+{{- $secret := $store.existingSecret -}}
+{{- if and $store.url $secret.name }}
+- name: POSTROAD_CONTENT_STORE__ACCESS_KEY_ID
+  valueFrom:
+    secretKeyRef:
+      name: {{ $secret.name }}
+      key: {{ $secret.accessKeyId }}
+- name: POSTROAD_CONTENT_STORE__SECRET_ACCESS_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ $secret.name }}
+      key: {{ $secret.secretAccessKey }}
+{{- end }}
+{{- end -}}
+
 {{- define "postroad.redisEnv" -}}
 {{- $full := include "postroad.fullname" .root -}}
 {{- $queue := .root.Values.queue -}}

@@ -48,12 +48,15 @@ struct Ending {
     size: i32,
     header: Vec<u8>,
     body: Vec<u8>,
+    /// Where the body is instead.
+    object: Option<String>,
 }
 
 const ENDING: &str = "
 select d.queue_id, d.number, d.recipient, d.notify, d.orcpt, coalesce(d.reverse_path, s.reverse_path) as reverse_path,
        s.envid, s.traceparent,
-       s.accepted_at, c.size, c.header, case when s.ret = 'FULL' then c.body else ''::bytea end as body
+       s.accepted_at, c.size, c.header, case when s.ret = 'FULL' then c.body else ''::bytea end as body,
+       case when s.ret = 'FULL' then c.object end as object
 from deliveries d join spool s using (queue_id) join contents c on c.id = d.queue_id
 where d.queue_id = $1 and d.number = $2 and (d.lease_until is null or d.lease_until < now())";
 
@@ -122,7 +125,7 @@ impl Bouncer {
         }
         let numbers = [ending.number.unsigned_abs()];
         let queue_id = ids::show(Uuid::from_bytes(dsn::report_id_of(action, ending.queue_id.as_bytes(), &numbers)));
-        let content = self.report(ending, &queue_id, action, code, words)?;
+        let content = self.report(ending, &queue_id, action, code, words).await?;
         let content = self.signer.sign(&self.hostname, content).await;
         let what = if action == dsn::Action::Failed { "bounce" } else { "success report" };
         let envelope = Envelope {
@@ -141,7 +144,7 @@ impl Bouncer {
         Ok(Some(queue_id))
     }
 
-    fn report(
+    async fn report(
         &self,
         ending: &Ending,
         queue_id: &str,
@@ -151,9 +154,13 @@ impl Bouncer {
     ) -> Result<Vec<u8>, Status> {
         let size = usize::try_from(ending.size).unwrap_or_default();
         let header = content::decompress(&ending.header, size)?;
-        let body = match ending.body.is_empty() {
-            true => None,
-            false => Some(content::decompress(&ending.body, size)?),
+        let body = match (&ending.object, ending.body.is_empty()) {
+            (None, true) => None,
+            (None, false) => Some(content::decompress(&ending.body, size)?),
+            (Some(object), _) => {
+                let stored = self.accepting.objects().body(Vec::new(), Some(object)).await?;
+                Some(content::decompress(&stored, size)?)
+            }
         };
         let full = body.map(|body| [&header[..], &body[..]].concat());
         Ok(dsn::Report {

@@ -56,6 +56,8 @@ pub struct Config {
     pub report_accounts: Vec<String>,
     /// Days that these reports are kept.
     pub report_days: u32,
+    /// Where the bodies of large messages are.
+    pub content_store: crate::objects::Config,
     /// What failed logins lead to.
     pub login_backoff: crate::directory::throttle::Config,
     /// The issuer whose tokens OAUTHBEARER and XOAUTH2 take; without it they are not offered.
@@ -104,6 +106,7 @@ impl Default for Config {
             srs_max_days: 21,
             report_accounts: Vec::new(),
             report_days: 400,
+            content_store: Default::default(),
             login_backoff: Default::default(),
             oidc: None,
         }
@@ -173,6 +176,7 @@ impl runtime::ServiceConfig for Config {
                 self.login_backoff.first_seconds, self.login_backoff.longest_seconds
             ));
         }
+        self.content_store.validate()?;
         self.sieve.validate()?;
         for (key, value) in [("srs_rotate_days", self.srs_rotate_days), ("srs_max_days", self.srs_max_days)] {
             if !(1..=365).contains(&value) {

@@ -15,6 +15,8 @@ pub struct Prepared {
     pub size: i32,
     pub header: Vec<u8>,
     pub body: Vec<u8>,
+    /// Where the body is instead ([`crate::objects`]).
+    pub object: Option<String>,
     pub structure: Vec<u8>,
     /// Without angle brackets; empty when the header has none.
     pub message_id: String,
@@ -28,6 +30,7 @@ pub fn prepare(content: &[u8]) -> Result<Prepared, Status> {
         size,
         header: compress(header)?,
         body: compress(body)?,
+        object: None,
         structure: structure(content).encode_to_vec(),
         message_id: message_id(header),
     })

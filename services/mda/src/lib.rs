@@ -22,6 +22,7 @@ pub mod journey;
 pub mod mailboxes;
 pub mod maintenance;
 pub mod metrics;
+pub mod objects;
 pub mod received;
 pub mod relay;
 pub mod reports;
@@ -64,6 +65,7 @@ use crate::{
     forward::{Ages, Forwarder},
     journey::days::Retention,
     metrics::Metrics,
+    objects::Objects,
     spool::Accepting,
     vault::Vault,
     wakes::WakeHub,
@@ -81,18 +83,20 @@ struct Parts {
     forwarder: Forwarder,
     vault: Arc<Vault>,
     metrics: Metrics,
+    objects: Objects,
 }
 
 pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()> {
     if config.migrate_only {
         return migrate(&config, &service).await;
     }
-    let metrics = service.metrics(|registry| {
+    let (metrics, object_metrics) = service.metrics(|registry| {
         queue::register(registry);
-        Metrics::register(registry, config.tenants_counted)
+        (Metrics::register(registry, config.tenants_counted), objects::Metrics::register(registry))
     });
     let redis = config.redis_url.clone().context("configuration key \"redis_url\" is missing")?;
     let pool = database::pool(&config)?;
+    let objects = Objects::new(pool.clone(), &config.content_store, object_metrics).map_err(anyhow::Error::msg)?;
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("configuration key \"listen\" = {}: cannot listen", config.listen))?;
@@ -109,7 +113,7 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     }
     let ages = Ages { rotate_days: config.srs_rotate_days, max_days: config.srs_max_days };
     let forwarder = Forwarder::new(pool.clone(), ages, metrics.clone());
-    let accepting = Accepting::new(pool.clone(), dispatch.clone(), metrics.clone(), forwarder.clone());
+    let accepting = Accepting::new(pool.clone(), dispatch.clone(), metrics.clone(), forwarder.clone(), objects.clone());
     let bouncer = Bouncer {
         pool: pool.clone(),
         accepting: accepting.clone(),
@@ -123,8 +127,19 @@ pub async fn run(config: Config, service: runtime::Service) -> anyhow::Result<()
     let rates = queue::Rates::new(&redis);
     let throttle = Throttle { rates, config: config.login_backoff, metrics: metrics.clone() };
     let turns = queue::Turns::new(&redis);
-    let parts =
-        Parts { pool: pool.clone(), wakes, dispatch, bouncer, rules, turns, throttle, forwarder, vault, metrics };
+    let parts = Parts {
+        pool: pool.clone(),
+        wakes,
+        dispatch,
+        bouncer,
+        rules,
+        turns,
+        throttle,
+        forwarder,
+        vault,
+        metrics,
+        objects,
+    };
 
     let hub = parts.wakes.clone();
     let watch = tokio::spawn(storage::watch(pool.clone(), parts.metrics.clone(), service.shutdown.clone()));
@@ -189,11 +204,13 @@ fn start_delivery(
         accounts: config.report_accounts.iter().map(|a| a.to_lowercase()).collect(),
         days: config.report_days,
         metrics: metrics.clone(),
+        objects: parts.objects.clone(),
     };
     let received = tokio::spawn(received.run(shutdown.clone()));
+    let sweep = tokio::spawn(objects::run(parts.objects.clone(), shutdown.clone()));
     let forwarder = parts.forwarder.clone();
     let maintenance = tokio::spawn(maintenance::run(pool, retention, expunged_days, metrics, forwarder, shutdown));
-    vec![worker, dispatcher, reports, maintenance, received]
+    vec![worker, dispatcher, reports, maintenance, received, sweep]
 }
 
 fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
@@ -225,6 +242,7 @@ fn routes(config: &Config, parts: &Parts, accepting: Accepting) -> Routes {
         let mailboxes = mailboxes::Mailboxes {
             pool: pool(),
             appends: mailboxes::appending(pool()),
+            objects: parts.objects.clone(),
             wakes: parts.wakes.clone(),
             max_message_size: config.max_message_size,
             memory: mailboxes::Memory::new(config.memory_bytes),

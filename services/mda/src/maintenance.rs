@@ -21,11 +21,16 @@ with candidates as (
     delete from released
     where id in (select id from released order by id limit $1 for update skip locked)
     returning content_id
+), gone as (
+    delete from contents c using (select distinct content_id from candidates) r
+    where c.id = r.content_id
+      and not exists (select from messages m where m.content_id = c.id)
+      and not exists (select from deliveries d where d.queue_id = c.id)
+    returning c.object
+), dead as (
+    insert into dead_objects (name) select object from gone where object is not null on conflict do nothing
 )
-delete from contents c using (select distinct content_id from candidates) r
-where c.id = r.content_id
-  and not exists (select from messages m where m.content_id = c.id)
-  and not exists (select from deliveries d where d.queue_id = c.id)";
+select count(*) from gone";
 
 /// Forgets what went long ago, a mailbox as far as its oldest part reaches. Mailboxes that somebody
 /// works in wait for the next time; whoever came from before is told so by `forgotten_modseq`
@@ -145,7 +150,8 @@ async fn once(pool: &PgPool, retention: Retention, metrics: &Metrics) -> Result<
         if waiting == 0 {
             break;
         }
-        metrics.reclaimed(sqlx::query(RECLAIM).bind(BATCH).execute(pool).await?.rows_affected());
+        let gone: i64 = sqlx::query_scalar(RECLAIM).bind(BATCH).fetch_one(pool).await?;
+        metrics.reclaimed(gone.unsigned_abs());
         if waiting < BATCH {
             break;
         }

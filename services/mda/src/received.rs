@@ -9,7 +9,7 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgPool, types::Uuid};
 use tokio_util::sync::CancellationToken;
 
-use crate::{content, metrics::Metrics};
+use crate::{content, metrics::Metrics, objects::Objects};
 
 const EVERY: Duration = Duration::from_secs(10);
 /// Messages of one look.
@@ -23,6 +23,7 @@ pub struct Reader {
     pub accounts: Vec<String>,
     pub days: u32,
     pub metrics: Metrics,
+    pub objects: Objects,
 }
 
 /// What of a message goes into the table.
@@ -74,7 +75,7 @@ impl Reader {
 
     /// Reports and cursor change together, so that none is read twice or left out. False when
     /// there is nothing more.
-    async fn look(&self, account: &str) -> Result<bool, sqlx::Error> {
+    async fn look(&self, account: &str) -> anyhow::Result<bool> {
         let mut tx = self.pool.begin().await?;
         sqlx::query(
             "insert into report_cursors (account_id, mailbox_id, uid)
@@ -117,12 +118,18 @@ impl Reader {
         Ok(true)
     }
 
-    async fn read(&self, tx: &mut PgConnection, content_id: Uuid, size: i32) -> Result<(), sqlx::Error> {
-        let stored: Option<(Vec<u8>, Vec<u8>)> = sqlx::query_as("select header, body from contents where id = $1")
-            .bind(content_id)
-            .fetch_optional(&mut *tx)
-            .await?;
-        let Some((header, body)) = stored else { return Ok(()) };
+    async fn read(&self, tx: &mut PgConnection, content_id: Uuid, size: i32) -> anyhow::Result<()> {
+        let stored: Option<(Vec<u8>, Vec<u8>, Option<String>)> =
+            sqlx::query_as("select header, body, object from contents where id = $1")
+                .bind(content_id)
+                .fetch_optional(&mut *tx)
+                .await?;
+        let Some((header, body, object)) = stored else { return Ok(()) };
+        let body = match self.objects.body(body, object.as_deref()).await {
+            Ok(body) => body,
+            Err(e) if e.code() == tonic::Code::DataLoss => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
         let size = usize::try_from(size).unwrap_or_default();
         let (Ok(header), Ok(body)) = (content::decompress(&header, size), content::decompress(&body, size)) else {
             return Ok(());

@@ -12,6 +12,7 @@ use redis::{
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
     sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
 };
 
@@ -48,13 +49,15 @@ impl TryFrom<String> for Url {
             "rediss+sentinel" => Some(("sentinel", "rediss")),
             _ => None,
         }) else {
-            return Client::open(url.as_str()).map(|client| Self(Place::One(client))).map_err(wrong);
+            let info = url.as_str().into_connection_info().map_err(wrong)?.set_tcp_settings(tcp());
+            return Client::open(info).map(|client| Self(Place::One(client))).map_err(wrong);
         };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (credentials, hosts) = authority.rsplit_once('@').map_or(("", authority), |(c, h)| (c, h));
         let at = |host: &str, scheme: &str, credentials: &str| {
             let at = if credentials.is_empty() { "" } else { "@" };
-            format!("{scheme}://{credentials}{at}{host}/").into_connection_info().map_err(wrong)
+            let info = format!("{scheme}://{credentials}{at}{host}/").into_connection_info().map_err(wrong)?;
+            Ok::<_, String>(info.set_tcp_settings(tcp()))
         };
         if hosts.split(',').any(str::is_empty) {
             return Err(format!("expected {scheme}://host:port,host:port/"));
@@ -69,7 +72,8 @@ impl TryFrom<String> for Url {
         }
         let sentinels = hosts.split(',').map(|host| at(host, "redis", "")).collect::<Result<_, _>>()?;
         let mut server = SentinelNodeConnectionInfo::default()
-            .set_redis_connection_info(at("localhost", tls, credentials)?.redis_settings().clone());
+            .set_redis_connection_info(at("localhost", tls, credentials)?.redis_settings().clone())
+            .set_tcp_settings(tcp());
         if tls == "rediss" {
             server = server.set_tls_mode(TlsMode::Secure);
         }
@@ -95,9 +99,23 @@ impl Url {
                 last
             }
             Place::Sentinel { sentinels, master, server } => {
-                sentinel(sentinels, master, server)?.async_get_client().await
+                let mut sentinel = sentinel(sentinels, master, server)?;
+                within(CONNECT_PATIENCE, sentinel.async_get_client()).await
             }
         }
+    }
+}
+
+/// A pipeline waits for no acknowledgement of the one before; a server whose machine is gone is noticed.
+fn tcp() -> TcpSettings {
+    let alive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
+    TcpSettings::default().set_nodelay(true).set_keepalive(alive.with_retries(3))
+}
+
+async fn within<T>(patience: Duration, call: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    match tokio::time::timeout(patience, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }
 }
 
@@ -175,10 +193,7 @@ impl Many {
         if until.is_some_and(|until| Instant::now() < until) {
             return Err(std::io::Error::new(std::io::ErrorKind::NotConnected, "was away a moment ago").into());
         }
-        let made = match tokio::time::timeout(CONNECT_PATIENCE, self.connect()).await {
-            Ok(made) => made,
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-        };
+        let made = within(CONNECT_PATIENCE, self.connect()).await;
         self.after(&made);
         let made = made?;
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(made.clone());
@@ -198,6 +213,8 @@ impl Many {
                 let builder = ClusterClientBuilder::new(nodes.clone())
                     .connection_timeout(CONNECT_PATIENCE)
                     .response_timeout(self.patience)
+                    .overall_response_timeout(Some(self.patience))
+                    .tcp_settings(tcp())
                     .retries(CLUSTER_RETRIES);
                 builder.build()?.get_async_connection().await.map(Current::Cluster)
             }
@@ -205,14 +222,12 @@ impl Many {
         }
     }
 
-    /// A server that is gone, or is no master any more, is not asked again.
+    /// A server that is gone, or is no master any more, is not asked again. Whatever a server did not say
+    /// itself is about the connection: one to a cluster may have lost all its nodes, and does not find them
+    /// again by itself.
     fn after<T>(&self, answer: &RedisResult<T>) {
-        let is_trouble = |e: &redis::RedisError| {
-            e.is_io_error()
-                || e.is_timeout()
-                || e.is_unrecoverable_error()
-                || matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"))
-        };
+        const ELSEWHERE: [&str; 4] = ["READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN"];
+        let is_trouble = |e: &redis::RedisError| e.code().is_none_or(|code| ELSEWHERE.contains(&code));
         if answer.as_ref().is_err_and(is_trouble) {
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
             *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + PAUSE);

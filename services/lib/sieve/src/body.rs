@@ -1,6 +1,6 @@
 //! The body test (RFC 5173).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use message::{Part, PartKind, Structure};
 
@@ -28,17 +28,23 @@ impl<W: World> Run<'_, W> {
         let mut parts = Vec::new();
         collect(&structure.root, &types, &mut parts);
         let is_text = matches!(transform, Transform::Text);
-        let texts = parts.into_iter().map(|part| decoded(part, content, is_text));
+        let texts = parts
+            .into_iter()
+            .flat_map(|part| sections(part, content).map(move |range| decoded(part, range, content, is_text)));
         self.compare(texts, matching, false)
     }
 }
 
-/// The parts of these types, also within messages that are parts themselves; multiparts have no
-/// text of their own.
+/// The parts of these types, also within messages that are parts themselves.
 fn collect<'p>(part: &'p Part, types: &[String], out: &mut Vec<&'p Part>) {
     let is_wanted = types.iter().any(|wanted| is_type(part, wanted));
     match &part.kind {
-        PartKind::Multipart(children) => children.iter().for_each(|child| collect(child, types, out)),
+        PartKind::Multipart(children) => {
+            if is_wanted {
+                out.push(part);
+            }
+            children.iter().for_each(|child| collect(child, types, out));
+        }
         PartKind::Message(inner) => {
             if is_wanted {
                 out.push(part);
@@ -60,12 +66,43 @@ fn is_type(part: &Part, wanted: &str) -> bool {
     }
 }
 
-fn decoded<'c>(part: &Part, content: &'c [u8], plain: bool) -> Cow<'c, str> {
-    let range = match &part.kind {
-        // §5.2: of a message its header; its parts are looked at by themselves.
-        PartKind::Message(inner) => inner.root.header(),
-        _ => part.body(),
+/// §5.2: what is searched of a part itself, each by itself. Of a message it is the header, of a multipart
+/// prologue and epilogue; their parts are looked at by themselves.
+fn sections(part: &Part, content: &[u8]) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (first, second) = match &part.kind {
+        PartKind::Message(inner) => (inner.root.header(), None),
+        PartKind::Multipart(children) => match (children.first(), children.last()) {
+            (Some(first), Some(last)) => {
+                let prologue = part.body_start..before_delimiter(content, part.body_start, first.header_start);
+                (prologue, Some(after_delimiter(content, last.end, part.end)..part.end))
+            }
+            _ => (part.body(), None),
+        },
+        PartKind::Leaf => (part.body(), None),
     };
+    [Some(first), second].into_iter().flatten()
+}
+
+/// The line end before a delimiter is the delimiter's (RFC 2046 §5.1.1).
+fn before_delimiter(content: &[u8], start: usize, next: usize) -> usize {
+    let text = content.get(start..next).unwrap_or_default();
+    let line = |text: &[u8]| text.iter().rposition(|b| *b == b'\n');
+    // Its own line end, then that of the line before.
+    let Some(end) = line(text).and_then(|own| line(&text[..own])) else { return start };
+    start + text[..end].strip_suffix(b"\r").map_or(end, <[u8]>::len)
+}
+
+/// What follows the line of the closing delimiter; nothing without one.
+fn after_delimiter(content: &[u8], last: usize, end: usize) -> usize {
+    let text = content.get(last..end).unwrap_or_default();
+    let Some(start) = text.windows(2).position(|two| two == b"--") else { return end };
+    match text[start..].iter().position(|b| *b == b'\n') {
+        Some(line) => last + start + line + 1,
+        None => end,
+    }
+}
+
+fn decoded<'c>(part: &Part, range: Range<usize>, content: &'c [u8], plain: bool) -> Cow<'c, str> {
     let octets = content.get(range).unwrap_or_default();
     let charset = part.media.parameter("charset").unwrap_or(b"utf-8");
     let text = match message::decode_transfer(octets, part.encoding.as_deref()) {

@@ -20,7 +20,8 @@ const EVERY: Duration = Duration::from_secs(10);
 /// A message may have been deleted from its mailbox since: then the report returns no header.
 const DUE: &str = "
 select r.queue_id, r.number, r.recipient, '' as notify, r.orcpt, s.reverse_path, s.envid, s.traceparent, s.accepted_at,
-       coalesce(c.size, 0) as size, coalesce(c.header, ''::bytea) as header, ''::bytea as body, r.mailbox
+       coalesce(c.size, 0) as size, coalesce(c.header, ''::bytea) as header, ''::bytea as body, null::text as object,
+       r.mailbox
 from success_reports r join spool s using (queue_id) left join contents c on c.id = r.queue_id
 order by r.delivered_at limit $1";
 

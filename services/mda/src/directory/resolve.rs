@@ -136,13 +136,23 @@ pub async fn targets_of(
     forwarder: &Forwarder,
     address: &Address,
 ) -> Result<Vec<proto::spool::Target>, Status> {
+    destination(pool, forwarder, address).await.map(|(_, targets)| targets)
+}
+
+/// The same with what it is.
+pub async fn destination(
+    pool: &PgPool,
+    forwarder: &Forwarder,
+    address: &Address,
+) -> Result<(Kind, Vec<proto::spool::Target>), Status> {
     let resolution = resolve(pool, forwarder, &[address.to_string()]).await?.pop().unwrap_or_default();
     let to = |target: Target| match target.to {
         Some(To::AccountId(id)) => proto::spool::target::To::AccountId(id),
         Some(To::Remote(path)) => proto::spool::target::To::Remote(path),
         None => proto::spool::target::To::Remote(address.to_string()),
     };
-    Ok(resolution.targets.into_iter().map(|t| proto::spool::Target { to: Some(to(t)) }).collect())
+    let kind = resolution.kind();
+    Ok((kind, resolution.targets.into_iter().map(|t| proto::spool::Target { to: Some(to(t)) }).collect()))
 }
 
 fn next_wave(facts: &Facts, wave: &[Address]) -> Vec<Address> {

@@ -13,7 +13,7 @@ use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use super::{
-    account, change,
+    Mailboxes, account, change,
     rights::{Granted, looked_up},
     uid,
 };
@@ -21,6 +21,7 @@ use crate::{
     content::{self, Gathered, Prepared},
     database::status,
     ids,
+    objects::Objects,
     spool::batch::{Batcher, Job},
 };
 
@@ -33,9 +34,9 @@ const APPEND: &str = "
 with wanted as (
     select * from unnest($1::int[], $2::int[], $3::bigint[], $4::text[], $5::uuid[], $6::int[], $7::smallint[],
                          $8::text[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[],
-                         $14::bigint[])
+                         $14::bigint[], $15::text[])
         as w (k, grp, account_id, name, content_id, size, flags, keywords, internal_date, header, body, structure, uidl,
-              rights_version)
+              rights_version, object)
 ), locked as materialized (
     select account_id, id, name, limited, rights_version from mailboxes
     where (account_id, name) in (select account_id, name from wanted)
@@ -72,8 +73,8 @@ with wanted as (
     where m.account_id = g.account_id and m.id = g.mailbox_id
     returning m.account_id, m.id as mailbox_id, m.uid_next - g.messages as first_uid, m.highest_modseq, m.uid_validity
 ), content as (
-    insert into contents (id, size, header, body, structure)
-    select content_id, size, header, body, structure from placed
+    insert into contents (id, size, header, body, structure, object)
+    select content_id, size, header, body, structure, object from placed
 ), message as (
     insert into messages (account_id, mailbox_id, uid, modseq, content_id, internal_date, size, flags, keywords, uidl)
     select p.account_id, p.mailbox_id, g.first_uid + p.nth, g.highest_modseq, p.content_id,
@@ -111,6 +112,7 @@ pub struct Message {
     internal_date: Option<DateTime<Utc>>,
     /// Empty: none.
     uidl: String,
+    content_id: Uuid,
     stored: Arc<Prepared>,
 }
 
@@ -177,7 +179,7 @@ async fn insert(connection: &mut PgConnection, groups: &[&Group]) -> Result<Vec<
         .bind(all.iter().map(|(g, ..)| number(*g)).collect::<Vec<_>>())
         .bind(all.iter().map(|(_, group, _)| group.account_id).collect::<Vec<_>>())
         .bind(all.iter().map(|(_, group, _)| group.mailbox.as_str()).collect::<Vec<_>>())
-        .bind(all.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(.., m)| m.content_id).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.stored.size).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.flags).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.keywords.join(" ")).collect::<Vec<_>>())
@@ -187,6 +189,7 @@ async fn insert(connection: &mut PgConnection, groups: &[&Group]) -> Result<Vec<
         .bind(all.iter().map(|(.., m)| m.stored.structure.as_slice()).collect::<Vec<_>>())
         .bind(all.iter().map(|(.., m)| m.uidl.as_str()).collect::<Vec<_>>())
         .bind(all.iter().map(|(_, group, _)| group.granted.version()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(.., m)| m.stored.object.as_deref()).collect::<Vec<_>>())
         .fetch_all(connection)
         .await
 }
@@ -221,17 +224,15 @@ fn outcomes(groups: &[&Group], rows: &[Placed]) -> Vec<Result<AppendResponse, St
 
 /// The account, for its wake, and where the messages are.
 pub async fn append(
-    pool: &PgPool,
-    batcher: &Batcher<Group>,
+    mailboxes: &Mailboxes,
     actor: Option<i64>,
     stream: Streaming<AppendRequest>,
-    limit: usize,
 ) -> Result<(u64, AppendResponse), Status> {
-    let Read { target, messages } = read(stream, limit).await?;
+    let Read { target, messages } = read(stream, &mailboxes.objects, mailboxes.max_message_size).await?;
     let account_id = target.account_id;
     let response = looked_up(|| {
         let (target, messages) = (target.clone(), messages.clone());
-        async move { append_as(pool, batcher, actor, target, messages).await }
+        async move { append_as(&mailboxes.pool, &mailboxes.appends, actor, target, messages).await }
     });
     Ok((account_id, response.await?))
 }
@@ -328,7 +329,7 @@ struct Read {
 }
 
 /// The messages of the stream. Their compressed form is what is kept while the next one comes.
-async fn read(mut stream: Streaming<AppendRequest>, limit: usize) -> Result<Read, Status> {
+async fn read(mut stream: Streaming<AppendRequest>, objects: &Objects, limit: usize) -> Result<Read, Status> {
     let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("empty stream"))?;
     let target = first.target.ok_or_else(|| Status::invalid_argument("the first request has no target"))?;
     let mut open = (target.clone(), Gathered::new(first.content, limit));
@@ -337,7 +338,7 @@ async fn read(mut stream: Streaming<AppendRequest>, limit: usize) -> Result<Read
     while let Some(next) = stream.message().await? {
         if let Some(next_target) = next.target {
             let done = std::mem::replace(&mut open, (next_target, Gathered::new(next.content, limit)));
-            let message = prepare(done.0, done.1)?;
+            let message = prepare(done.0, done.1, objects).await?;
             kept += message.stored.body.len() + message.stored.header.len();
             messages.push(message);
             if messages.len() >= MAX_MESSAGES || kept > limit {
@@ -347,11 +348,11 @@ async fn read(mut stream: Streaming<AppendRequest>, limit: usize) -> Result<Read
             open.1.push(&next.content)?;
         }
     }
-    messages.push(prepare(open.0, open.1)?);
+    messages.push(prepare(open.0, open.1, objects).await?);
     Ok(Read { target, messages })
 }
 
-fn prepare(target: AppendTarget, content: Gathered) -> Result<Message, Status> {
+async fn prepare(target: AppendTarget, content: Gathered, objects: &Objects) -> Result<Message, Status> {
     let (flags, keywords) = change::check_flags(&target.flags.unwrap_or_default())?;
     let internal_date = match target.internal_date_ms {
         0 => None,
@@ -363,11 +364,7 @@ fn prepare(target: AppendTarget, content: Gathered) -> Result<Message, Status> {
     if target.uidl.len() > 70 || !target.uidl.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(Status::invalid_argument("uidl: expected at most 70 octets from 0x21 to 0x7E"));
     }
-    Ok(Message {
-        flags,
-        keywords,
-        internal_date,
-        uidl: target.uidl,
-        stored: Arc::new(content::prepare(&content.finish())?),
-    })
+    let (content_id, mut stored) = (Uuid::now_v7(), content::prepare(&content.finish())?);
+    objects.take_out(content_id, &mut stored).await?;
+    Ok(Message { flags, keywords, internal_date, uidl: target.uidl, content_id, stored: Arc::new(stored) })
 }

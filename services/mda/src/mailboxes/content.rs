@@ -2,29 +2,47 @@
 //!
 //! `contents.body` is stored as one zstd frame outside of its row, uncompressed by Postgres, so
 //! that a slice of it costs the slice. Nothing here holds more than a piece, however large the
-//! message is, and no connection is held while a slow reader reads.
+//! message is, and no connection is held while a slow reader reads. A body in the content store is read in
+//! ranges likewise.
 
 use bytes::Bytes;
 use proto::mailboxes::{ContentRequest, ContentResponse};
-use sqlx::{PgPool, types::Uuid};
+use sqlx::{FromRow, PgPool, types::Uuid};
 use tokio::sync::mpsc;
 use tonic::Status;
 use zstd::stream::raw::{Decoder, Operation as _};
 
 use super::{account, gone, rights::Reader};
-use crate::{content::decompress, database::status, ids, journey::fetched};
+use crate::{content::decompress, database::status, ids, journey::fetched, objects::Objects};
 
 /// Stored octets of one read.
 const SLICE: i32 = 256 << 10;
+/// The same from the content store, where a call costs more.
+const RANGE: u64 = 1 << 20;
 /// Octets of one answer.
 const CHUNK: usize = 128 << 10;
 
 type Answers = mpsc::Sender<Result<ContentResponse, Status>>;
 
-pub async fn content(pool: PgPool, reader: Reader, request: ContentRequest, answers: Answers) -> Result<(), Status> {
+#[derive(FromRow)]
+struct Found {
+    id: Uuid,
+    size: i32,
+    header: Vec<u8>,
+    fetched: bool,
+    object: Option<String>,
+}
+
+pub async fn content(
+    pool: PgPool,
+    objects: Objects,
+    reader: Reader,
+    request: ContentRequest,
+    answers: Answers,
+) -> Result<(), Status> {
     let (account_id, mailbox_id) = (account(request.account_id)?, ids::signed(request.mailbox_id)?);
-    let found: Option<(Uuid, i32, Vec<u8>, bool)> = sqlx::query_as(
-        "select c.id, c.size, c.header, m.fetched from messages m join contents c on c.id = m.content_id
+    let found: Option<Found> = sqlx::query_as(
+        "select c.id, c.size, c.header, m.fetched, c.object from messages m join contents c on c.id = m.content_id
          where m.account_id = $1 and m.mailbox_id = $2 and m.uid = $3",
     )
     .bind(account_id)
@@ -33,36 +51,42 @@ pub async fn content(pool: PgPool, reader: Reader, request: ContentRequest, answ
     .fetch_optional(&pool)
     .await
     .map_err(status)?;
-    let (id, size, header, is_fetched) = found.ok_or_else(|| Status::not_found("no such message"))?;
+    let Found { id, size, header, fetched: is_fetched, object } =
+        found.ok_or_else(|| Status::not_found("no such message"))?;
     let header = decompress(&header, usize::try_from(size).unwrap_or_default())?;
     let mut window = Window { skip: request.start, left: request.end.saturating_sub(request.start), answers };
-    reader.may_still(&pool).await?;
+    // That the content store is away is said before the first octet, while the client can still be told.
+    let needs_body = request.start < request.end && request.end > header.len() as u64;
+    let stored = Stored { pool, id, objects, object };
+    let first = if needs_body { Some(Coming::read(&stored, 0).get().await?) } else { None };
+    reader.may_still(&stored.pool).await?;
     window.send(header).await?;
-    body(&pool, reader, id, &mut window).await?;
+    if let Some(first) = first {
+        body(&stored, reader, first, &mut window).await?;
+    }
     if !is_fetched && request.start < request.end {
-        fetched::tell(&pool, &request.reader, account_id, mailbox_id, &[i64::from(request.uid)]).await;
+        fetched::tell(&stored.pool, &request.reader, account_id, mailbox_id, &[i64::from(request.uid)]).await;
     }
     Ok(())
 }
 
-/// A task that ends with its reader.
-struct Slice(tokio::task::JoinHandle<Result<Option<Vec<u8>>, sqlx::Error>>);
+/// Octets of the frame, and where the next ones begin, if there are more.
+type Slice = (Bytes, Option<u64>);
 
-impl Slice {
-    fn read(pool: &PgPool, id: Uuid, at: i32) -> Self {
-        let query = sqlx::query_scalar("select substr(body, $2, $3) from contents where id = $1");
-        let query = query.bind(id).bind(at).bind(SLICE);
-        let pool = pool.clone();
-        Self(tokio::spawn(async move { query.fetch_optional(&pool).await }))
+/// A read that ends with its reader.
+struct Coming(tokio::task::JoinHandle<Result<Slice, Status>>);
+
+impl Coming {
+    fn read(stored: &Stored, at: u64) -> Self {
+        Self(tokio::spawn(stored.clone().slice(at)))
     }
 
-    async fn get(&mut self) -> Result<Vec<u8>, Status> {
-        let slice = (&mut self.0).await.map_err(|_| Status::unavailable("reading ended"))?;
-        slice.map_err(status)?.ok_or_else(|| Status::not_found("message is gone"))
+    async fn get(&mut self) -> Result<Slice, Status> {
+        (&mut self.0).await.map_err(|_| Status::unavailable("reading ended"))?
     }
 }
 
-impl Drop for Slice {
+impl Drop for Coming {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -70,20 +94,13 @@ impl Drop for Slice {
 
 /// Unpacks slice after slice until the window is full or the frame ends; the next one is read
 /// meanwhile.
-async fn body(pool: &PgPool, reader: Reader, id: Uuid, window: &mut Window) -> Result<(), Status> {
+async fn body(stored: &Stored, reader: Reader, first: Slice, window: &mut Window) -> Result<(), Status> {
     let damaged = |_| Status::data_loss("stored content is damaged");
     let mut decoder = Decoder::new().map_err(damaged)?;
-    let mut at = 1i32;
-    let mut next = (window.left > 0).then(|| Slice::read(pool, id, at));
-    while let Some(mut coming) = next.take() {
-        let slice = coming.get().await?;
-        if slice.is_empty() {
-            return Ok(());
-        }
-        at = at.saturating_add(i32::try_from(slice.len()).unwrap_or(i32::MAX));
-        // A short slice is the last.
-        next = (i32::try_from(slice.len()) == Ok(SLICE)).then(|| Slice::read(pool, id, at));
-        reader.may_still(pool).await?;
+    let (mut slice, mut next) = first;
+    loop {
+        let coming = next.map(|at| Coming::read(stored, at));
+        reader.may_still(&stored.pool).await?;
         let mut used = 0;
         while window.left > 0 {
             let mut unpacked = vec![0; CHUNK];
@@ -96,11 +113,39 @@ async fn body(pool: &PgPool, reader: Reader, id: Uuid, window: &mut Window) -> R
                 break;
             }
         }
-        if window.left == 0 {
-            return Ok(());
-        }
+        let Some(mut coming) = coming.filter(|_| window.left > 0) else { return Ok(()) };
+        (slice, next) = coming.get().await?;
     }
-    Ok(())
+}
+
+/// Where the frame is.
+#[derive(Clone)]
+struct Stored {
+    pool: PgPool,
+    id: Uuid,
+    objects: Objects,
+    object: Option<String>,
+}
+
+impl Stored {
+    async fn slice(self, at: u64) -> Result<Slice, Status> {
+        if let Some(object) = &self.object {
+            let (range, size) = self.objects.range(object, at, Some(RANGE)).await?;
+            let next = at + range.len() as u64;
+            return Ok((range, (next < size).then_some(next)));
+        }
+        let slice: Option<Vec<u8>> = sqlx::query_scalar("select substr(body, $2, $3) from contents where id = $1")
+            .bind(self.id)
+            .bind(i32::try_from(at + 1).unwrap_or(i32::MAX))
+            .bind(SLICE)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(status)?;
+        let slice = slice.ok_or_else(|| Status::not_found("message is gone"))?;
+        // A short slice is the last.
+        let next = (i32::try_from(slice.len()) == Ok(SLICE)).then(|| at + slice.len() as u64);
+        Ok((slice.into(), next))
+    }
 }
 
 /// The octets that were asked for, of all that come by.

@@ -22,7 +22,7 @@ use super::{
     state::{self, Mailbox},
     structure,
 };
-use crate::{content::decompress, database::status, ids, journey::fetched};
+use crate::{content::decompress, database::status, ids, journey::fetched, objects::Objects};
 
 const PAGE: usize = 1_000;
 /// Messages of one answer without content.
@@ -36,6 +36,8 @@ const ASSUMED_HEADER: usize = 1 << 10;
 const AHEAD: usize = 2;
 /// Messages asked for from which on it is worth to know the whole mailbox.
 const MANY: u64 = 500;
+/// Bodies that one batch asks the content store for at once.
+const OBJECTS: usize = 8;
 
 #[derive(FromRow)]
 struct Content {
@@ -43,10 +45,12 @@ struct Content {
     structure: Option<Vec<u8>>,
     header: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
+    object: Option<String>,
 }
 
 pub struct Fetch {
     pub pool: PgPool,
+    pub objects: Objects,
     pub memory: Memory,
     pub reader: Reader,
     pub request: FetchRequest,
@@ -214,7 +218,7 @@ impl Work<'_> {
 
     /// What is wanted of each, from memory or in one statement.
     async fn contents(&self, batch: &[&Entry]) -> Result<HashMap<Uuid, Kept>, Status> {
-        let Fetch { pool, memory, request, .. } = self.asked;
+        let Fetch { pool, objects, memory, request, .. } = self.asked;
         let mut found = HashMap::with_capacity(batch.len());
         let mut missing = Vec::new();
         let mut sizes = HashMap::new();
@@ -234,7 +238,8 @@ impl Work<'_> {
         }
         let read: Vec<Content> = sqlx::query_as(
             "select id, case when $2 then structure end as structure, case when $3 then header end as header,
-                    case when $4 and (size <= $5 or $5 = 0) then body end as body
+                    case when $4 and (size <= $5 or $5 = 0) then body end as body,
+                    case when $4 and (size <= $5 or $5 = 0) then object end as object
              from contents where id = any ($1)",
         )
         .bind(&missing)
@@ -245,7 +250,14 @@ impl Work<'_> {
         .fetch_all(pool)
         .await
         .map_err(status)?;
-        for content in read {
+        let whole = async |mut content: Content| {
+            if let Some(object) = content.object.take() {
+                content.body = Some(objects.body(Vec::new(), Some(&object)).await?.into());
+            }
+            Ok::<_, Status>(content)
+        };
+        let mut whole = stream::iter(read).map(whole).buffer_unordered(OBJECTS);
+        while let Some(content) = whole.try_next().await? {
             let size = sizes.get(&content.id).copied().unwrap_or_default();
             let unpack = |stored: Option<Vec<u8>>| stored.map(|s| decompress(&s, size)).transpose();
             let kept = Kept {

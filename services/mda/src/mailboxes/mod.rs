@@ -39,10 +39,11 @@ pub use change::copy_in;
 pub use folders::{create, create_defaults, empty, ensure};
 use rights::{Reader, Which, actor, looked_up, require, require_parent};
 
-use crate::{ids, spool::batch::Batcher, wakes::WakeHub};
+use crate::{ids, objects::Objects, spool::batch::Batcher, wakes::WakeHub};
 
 pub struct Mailboxes {
     pub pool: PgPool,
+    pub objects: Objects,
     pub appends: Batcher<append::Group>,
     pub wakes: WakeHub,
     pub max_message_size: usize,
@@ -206,8 +207,8 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         let asked = request.get_ref();
         require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
         let reader = Reader { actor: who, owner: asked.account_id, mailbox_id: asked.mailbox_id };
-        let (pool, memory) = (self.pool.clone(), self.memory.clone());
-        let fetch = fetch::Fetch { pool, memory, reader, request: request.into_inner() };
+        let (pool, objects, memory) = (self.pool.clone(), self.objects.clone(), self.memory.clone());
+        let fetch = fetch::Fetch { pool, objects, memory, reader, request: request.into_inner() };
         Ok(streamed(move |answers| fetch::fetch(fetch, answers)))
     }
 
@@ -218,8 +219,8 @@ impl mailboxes_server::Mailboxes for Mailboxes {
         let asked = request.get_ref();
         require(&self.pool, who, asked.account_id, Which::Id(asked.mailbox_id), "r").await?;
         let reader = Reader { actor: who, owner: asked.account_id, mailbox_id: asked.mailbox_id };
-        let pool = self.pool.clone();
-        Ok(streamed(move |answers| content::content(pool, reader, request.into_inner(), answers)))
+        let (pool, objects) = (self.pool.clone(), self.objects.clone());
+        Ok(streamed(move |answers| content::content(pool, objects, reader, request.into_inner(), answers)))
     }
 
     async fn quota(&self, request: Request<QuotaRequest>) -> Result<Response<QuotaResponse>, Status> {
@@ -310,8 +311,7 @@ impl mailboxes_server::Mailboxes for Mailboxes {
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<AppendResponse>, Status> {
         let who = actor(&request)?;
-        let (account, answer) =
-            append::append(&self.pool, &self.appends, who, request.into_inner(), self.max_message_size).await?;
+        let (account, answer) = append::append(self, who, request.into_inner()).await?;
         self.wakes.changed([account].into_iter()).await;
         Ok(Response::new(answer))
     }

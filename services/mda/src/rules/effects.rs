@@ -1,12 +1,15 @@
 //! Carries out what rules decided: all of it in the transaction that settles the delivery.
 
+mod places;
+
 use std::collections::BTreeMap;
 
 use proto::spool::DeliveryId;
 use sieve::Action;
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 use tonic::Status;
 
+use self::places::{Folder, Placement, default_box, find_box, insert, leave_what_fits, placement};
 use super::{
     decide::{Decision, Facts, confine},
     digest,
@@ -16,7 +19,6 @@ use super::{
 use crate::{
     content::plain,
     database::status,
-    mailboxes::ensure,
     spool::{over_quota, release},
 };
 
@@ -36,15 +38,6 @@ pub enum Settled {
 /// A line of the journey: name and text.
 type Line = (&'static str, String);
 
-/// Where a copy goes; no name is where it would go without rules.
-#[derive(Debug, Default)]
-struct Placement {
-    name: Option<String>,
-    create: bool,
-    flags: i16,
-    keywords: Vec<String>,
-}
-
 #[derive(Default)]
 struct Plan {
     placements: Vec<Placement>,
@@ -53,12 +46,6 @@ struct Plan {
     lines: Vec<Line>,
     /// A report of success was promised.
     promised: bool,
-}
-
-#[derive(FromRow)]
-struct Folder {
-    id: i64,
-    name: String,
 }
 
 impl Runner {
@@ -252,22 +239,6 @@ fn stay(decision: &mut Decision) {
     }
 }
 
-fn placement(name: Option<&String>, create: bool, flags: &[String]) -> Placement {
-    let mut out = Placement { name: name.map(|n| plain(n)), create, ..Placement::default() };
-    for flag in flags {
-        match flag.as_str() {
-            "\\Seen" => out.flags |= 1,
-            "\\Answered" => out.flags |= 2,
-            "\\Flagged" => out.flags |= 4,
-            "\\Deleted" => out.flags |= 8,
-            "\\Draft" => out.flags |= 16,
-            keyword => out.keywords.push(keyword.to_owned()),
-        }
-    }
-    out.keywords.sort_unstable();
-    out
-}
-
 /// Remembers ids; false when one that was new has come meanwhile (RFC 7352 §3).
 async fn track(tx: &mut PgConnection, row: &Loaded, decision: &Decision, facts: &Facts) -> Result<bool, sqlx::Error> {
     for tracked in &decision.tracked {
@@ -291,96 +262,6 @@ async fn track(tx: &mut PgConnection, row: &Loaded, decision: &Decision, facts: 
         }
     }
     Ok(true)
-}
-
-/// Where the message goes without rules.
-async fn default_box(tx: &mut PgConnection, row: &Loaded) -> Result<Option<Folder>, sqlx::Error> {
-    sqlx::query_as(
-        r"select id, name from mailboxes
-          where account_id = $1 and (name = 'INBOX' or ($2 and special_use = '\Junk'))
-          order by special_use = '\Junk' desc limit 1",
-    )
-    .bind(row.account_id)
-    .bind(row.junk)
-    .fetch_optional(tx)
-    .await
-}
-
-async fn find_box(tx: &mut PgConnection, row: &Loaded, placement: &Placement) -> Result<Option<Folder>, sqlx::Error> {
-    let Some(name) = &placement.name else { return Ok(None) };
-    let name = if name.eq_ignore_ascii_case("INBOX") { "INBOX" } else { name.as_str() };
-    let id: Option<i64> = match placement.create {
-        true => ensure(tx, row.account_id, name).await?,
-        false => {
-            sqlx::query_scalar("select id from mailboxes where account_id = $1 and name = $2")
-                .bind(row.account_id)
-                .bind(name)
-                .fetch_optional(tx)
-                .await?
-        }
-    };
-    Ok(id.map(|id| Folder { id, name: name.to_owned() }))
-}
-
-/// Locks the mailboxes, all before the first is changed, and then the quota, in the order that everybody
-/// keeps. The delivery has room set aside for one copy; further ones need their own.
-async fn leave_what_fits(
-    tx: &mut PgConnection,
-    row: &Loaded,
-    places: &mut BTreeMap<i64, (String, Placement)>,
-    lines: &mut Vec<Line>,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("select from mailboxes where account_id = $1 and id = any ($2) order by account_id, id for update")
-        .bind(row.account_id)
-        .bind(places.keys().copied().collect::<Vec<_>>())
-        .execute(&mut *tx)
-        .await?;
-    if places.len() < 2 {
-        return Ok(());
-    }
-    let (bytes, messages): (Option<i64>, Option<i64>) =
-        sqlx::query_as("select room_bytes, room_messages from quota_room($1)")
-            .bind(row.account_id)
-            .fetch_one(&mut *tx)
-            .await?;
-    let fit = bytes.map(|b| b / i64::from(row.size.max(1))).into_iter().chain(messages).min().unwrap_or(i64::MAX);
-    while i64::try_from(places.len()).unwrap_or(i64::MAX) - 1 > fit.max(0) {
-        let Some((_, (name, _))) = places.pop_last() else { break };
-        lines.push(("rule", format!("no room for a copy in {name}")));
-    }
-    Ok(())
-}
-
-/// A row in each mailbox; UIDs come from the locked one (Invariant 5).
-async fn insert(
-    tx: &mut PgConnection,
-    row: &Loaded,
-    places: &BTreeMap<i64, (String, Placement)>,
-) -> Result<(), sqlx::Error> {
-    for (id, (_, placement)) in places {
-        sqlx::query(
-            "with grown as (
-                 update mailboxes
-                 set uid_next = uid_next + 1, highest_modseq = highest_modseq + 1, messages = messages + 1,
-                     unseen = unseen + case when $4 & 1 = 0 then 1 else 0 end,
-                     deleted = deleted + case when $4 & 8 <> 0 then 1 else 0 end, size = size + $6
-                 where account_id = $1 and id = $2
-                 returning uid_next - 1 as uid, highest_modseq
-             )
-             insert into messages (account_id, mailbox_id, uid, modseq, content_id, internal_date, size, flags, keywords)
-             select $1, $2, uid, highest_modseq, queue_id, accepted_at, $6, $4, $5
-             from grown, spool where queue_id = $3",
-        )
-        .bind(row.account_id)
-        .bind(id)
-        .bind(row.queue_id)
-        .bind(placement.flags)
-        .bind(&placement.keywords)
-        .bind(row.size)
-        .execute(&mut *tx)
-        .await?;
-    }
-    Ok(())
 }
 
 /// RFC 3461 §5.2.2, NOTIFY=SUCCESS: as the common statement does it.

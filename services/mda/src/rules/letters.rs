@@ -2,7 +2,10 @@
 
 use address::Address;
 use chrono::Utc;
-use proto::spool::{Envelope, Event, Recipient, target::To};
+use proto::{
+    directory::resolution::Kind,
+    spool::{Envelope, Event, Recipient, target::To},
+};
 use sieve::{Reply, Respond};
 use sqlx::types::Uuid;
 use tonic::Status;
@@ -16,7 +19,7 @@ use super::{
 use crate::{
     directory::resolve,
     ids,
-    spool::{Accepting, Draft, Ready},
+    spool::{Draft, Ready},
 };
 
 /// Hops after which nothing is sent on any more (RFC 5321 §6.3 asks for 100 at least to accept).
@@ -69,9 +72,14 @@ impl Runner {
                 (Some(trouble), _) => Some(trouble),
                 (None, Err(_)) => Some("it is no address"),
                 (None, Ok(parsed)) => {
-                    let targets = resolve::targets_of(&self.pool, &self.bouncer.forwarder, &parsed).await?;
+                    let forwarder = &self.bouncer.forwarder;
+                    let (kind, targets) = resolve::destination(&self.pool, forwarder, &parsed).await?;
                     if targets.is_empty() {
-                        Some("it does not exist")
+                        Some(match kind {
+                            Kind::OverQuota => "its mailbox is full",
+                            Kind::Disabled => "it takes no mail",
+                            _ => "it does not exist",
+                        })
                     } else {
                         let notify = if row.notify.eq_ignore_ascii_case("NEVER") { "NEVER" } else { "" };
                         recipients.push(Recipient {
@@ -109,6 +117,8 @@ impl Runner {
             reverse_path,
             recipients,
             account_id: ids::unsigned(row.account_id),
+            // Whoever sends it on keeps it instead, and its sender hears nothing of a mailbox unknown to him.
+            refuse_over_quota: true,
             eight_bit: row.eight_bit,
             smtputf8: row.smtputf8,
             require_tls: row.require_tls,
@@ -116,7 +126,8 @@ impl Runner {
             events: vec![self.begin(row, "redirected from")],
             ..Envelope::default()
         };
-        let ready = Accepting::ready_from(Draft { envelope, content: content.into() }, remote_path.as_ref())?;
+        let ready =
+            self.accepting.ready_from(Draft { envelope, content: content.into() }, remote_path.as_ref()).await?;
         out.letter = Some(Letter { ready, queue_id });
         Ok(out)
     }
@@ -174,7 +185,7 @@ impl Runner {
             ..Envelope::default()
         };
         let key = digest(&[&reply.key(), &row.reverse_path.to_lowercase()]);
-        let ready = Accepting::ready(Draft { envelope, content: content.into() })?;
+        let ready = self.accepting.ready(Draft { envelope, content: content.into() }).await?;
         let seconds = i64::try_from(reply.seconds).unwrap_or(i64::MAX);
         Ok(Ok(Answer { letter: Letter { ready, queue_id }, key, seconds }))
     }

@@ -233,12 +233,21 @@ impl Runner {
 
     /// The body's first octets.
     pub(super) async fn body(&self, queue_id: Uuid, most: u64) -> Result<Vec<u8>, Status> {
-        let stored: Option<Vec<u8>> = sqlx::query_scalar("select body from contents where id = $1")
-            .bind(queue_id)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(status)?;
-        let stored = stored.ok_or_else(|| Status::aborted("the message is gone"))?;
+        let stored: Option<(Vec<u8>, Option<String>)> =
+            sqlx::query_as("select body, object from contents where id = $1")
+                .bind(queue_id)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(status)?;
+        let (body, object) = stored.ok_or_else(|| Status::aborted("the message is gone"))?;
+        let stored = match &object {
+            None => body.into(),
+            // Enough of the frame: what cannot be compressed grows by less than this.
+            Some(name) => {
+                let enough = (most < u64::MAX >> 1).then(|| most + (most >> 7) + (256 << 10));
+                self.accepting.objects().range(name, 0, enough).await?.0
+            }
+        };
         let damaged = |_| Status::data_loss("stored content is damaged");
         let mut body = Vec::new();
         zstd::stream::read::Decoder::new(&stored[..])

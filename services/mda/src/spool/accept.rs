@@ -22,6 +22,7 @@ use crate::{
     ids,
     journey::lines,
     metrics::Metrics,
+    objects::Objects,
 };
 
 /// A message as it comes to the door of storage.
@@ -36,6 +37,7 @@ pub struct Accepting {
     batcher: Batcher<Row>,
     commits: Commits,
     forwarder: Forwarder,
+    objects: Objects,
 }
 
 #[derive(Clone)]
@@ -71,27 +73,32 @@ struct Delivery {
 }
 
 impl Accepting {
-    pub fn new(pool: PgPool, dispatch: Dispatch, metrics: Metrics, forwarder: Forwarder) -> Self {
+    pub fn new(pool: PgPool, dispatch: Dispatch, metrics: Metrics, forwarder: Forwarder, objects: Objects) -> Self {
         let commits = Commits { pool, dispatch, metrics, recent: Recent::default() };
         let workers = commits.clone();
         let batcher = Batcher::start(2, move |jobs: Vec<Job<Row>>| {
             let commits = workers.clone();
             async move { commits.commit(jobs).await }
         });
-        Self { batcher, commits, forwarder }
+        Self { batcher, commits, forwarder, objects }
     }
 
     pub fn recent(&self) -> &Recent {
         &self.commits.recent
     }
 
-    pub fn ready(draft: Draft) -> Result<Ready, Status> {
-        check(draft).map(Ready)
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    pub async fn ready(&self, draft: Draft) -> Result<Ready, Status> {
+        self.ready_from(draft, None).await
     }
 
     /// The same with a reverse-path of its own for what goes elsewhere.
-    pub fn ready_from(draft: Draft, remote_path: Option<&String>) -> Result<Ready, Status> {
+    pub async fn ready_from(&self, draft: Draft, remote_path: Option<&String>) -> Result<Ready, Status> {
         let mut row = check(draft)?;
+        self.objects.take_out(row.queue_id, &mut row.stored).await?;
         for delivery in row.deliveries.iter_mut().filter(|d| d.remote.is_some()) {
             delivery.reverse_path = remote_path.cloned();
         }
@@ -112,6 +119,7 @@ impl Accepting {
     pub async fn accept(&self, draft: Draft) -> Result<(), Status> {
         let mut row = check(draft)?;
         self.forward(&mut row).await?;
+        self.objects.take_out(row.queue_id, &mut row.stored).await?;
         let bytes = row.stored.header.len() + row.stored.body.len();
         let span = tracing::info_span!("postgres commit", otel.kind = "client", db.system.name = "postgresql");
         self.batcher.run(row, bytes).instrument(span).await
@@ -277,9 +285,9 @@ const WRITE: &str = "
 with m as (
     select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
                          $8::int[], $9::bool[], $10::bool[], $11::bool[], $12::bytea[], $13::bytea[], $14::bytea[],
-                         $30::bool[], $31::smallint[], $35::bool[])
+                         $30::bool[], $31::smallint[], $35::bool[], $37::text[])
         as m (queue_id, reverse_path, account_id, message_id, envid, ret, traceparent,
-              size, eight_bit, smtputf8, junk, header, body, structure, require_tls, priority, refuse)
+              size, eight_bit, smtputf8, junk, header, body, structure, require_tls, priority, refuse, object)
 ), r as (
     select * from unnest($15::uuid[], $16::int[], $17::text[], $18::bigint[], $19::text[], $20::text[], $21::text[],
                          $32::timestamptz[], $36::text[])
@@ -322,8 +330,8 @@ with m as (
         having not bool_or(has_room) and count(*) = (select count(*) from d where d.queue_id = reserved.queue_id)) f
     having count(*) > 0
 ), content as (
-    insert into contents (id, size, header, body, structure)
-    select queue_id, size, header, body, structure from m join fresh using (queue_id)
+    insert into contents (id, size, header, body, structure, object)
+    select queue_id, size, header, body, structure, object from m join fresh using (queue_id)
 ), delivery as (
     insert into deliveries (queue_id, number, recipient, account_id, remote, notify, orcpt, not_before, due_at,
                             tenant_id, reserved, reverse_path)
@@ -405,6 +413,7 @@ async fn write(
         .bind(dispatch.due_in_seconds(Stream::Remote))
         .bind(column(rows, |r| r.envelope.refuse_over_quota))
         .bind(deliveries.iter().map(|(.., d)| d.reverse_path.as_deref()).collect::<Vec<_>>())
+        .bind(column(rows, |r| r.stored.object.as_deref()))
         .fetch_all(executor)
         .await
 }

@@ -150,7 +150,7 @@ async fn contents(pool: &PgPool, recent: &Recent, rows: &[Row], limit: usize) ->
 
 async fn stored(pool: &PgPool, wanted: &[Uuid]) -> Result<Vec<(Uuid, Bytes)>, Status> {
     let rows: Vec<(Uuid, i32, Vec<u8>, Vec<u8>)> =
-        sqlx::query_as("select id, size, header, body from contents where id = any($1)")
+        sqlx::query_as("select id, size, header, body from contents where id = any($1) and object is null")
             .bind(wanted)
             .fetch_all(pool)
             .await

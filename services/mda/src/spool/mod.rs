@@ -64,18 +64,22 @@ impl spool_server::Spool for Spool {
 
     async fn content(&self, request: Request<ContentRequest>) -> Result<Response<Self::ContentStream>, Status> {
         let request = request.into_inner();
-        let row: Option<(i32, Vec<u8>, Vec<u8>)> = sqlx::query_as(
-            "select size, header, case when $2 then ''::bytea else body end from contents where id = $1",
+        let row: Option<(i32, Vec<u8>, Vec<u8>, Option<String>)> = sqlx::query_as(
+            "select size, header, case when $2 then ''::bytea else body end, object from contents where id = $1",
         )
         .bind(ids::parse(&request.queue_id)?)
         .bind(request.header_only)
         .fetch_optional(&self.pool)
         .await
         .map_err(status)?;
-        let (size, header, body) = row.ok_or_else(|| Status::not_found("no such message"))?;
+        let (size, header, body, object) = row.ok_or_else(|| Status::not_found("no such message"))?;
         let size = usize::try_from(size).unwrap_or_default();
         let header = content::decompress(&header, size)?;
-        let body = if request.header_only { Bytes::new() } else { content::decompress(&body, size)? };
+        let body = if request.header_only {
+            Bytes::new()
+        } else {
+            content::decompress(&self.accepting.objects().body(body, object.as_deref()).await?, size)?
+        };
         let chunks = [header, body].into_iter().flat_map(chunked).map(|content| Ok(ContentResponse { content }));
         Ok(Response::new(Box::pin(futures::stream::iter(chunks.collect::<Vec<_>>()))))
     }

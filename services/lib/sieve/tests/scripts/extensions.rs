@@ -129,7 +129,7 @@ fn bodies_of_rfc_5173() {
         "From: a@x\nSubject: doc\nContent-Type: multipart/mixed; boundary=outer\n\nprologue\n--outer\n\
          Content-Type: text/html; charset=iso-8859-1\nContent-Transfer-Encoding: quoted-printable\n\n<b>MAKE</b> =4D=4FNEY f=FCr\n--outer\n\
          Content-Type: message/rfc822\n\nFrom: inner@x\nSubject: project schedule\n\n\
-         inner text\n--outer\nContent-Type: application/pdf\nContent-Transfer-Encoding: base64\n\naGVsbG8=\n--outer--\n",
+         inner text\n--outer\nContent-Type: application/pdf\nContent-Transfer-Encoding: base64\n\naGVsbG8=\n--outer--\nepilogue\nof two lines\n",
     );
     for (test, expected) in [
         (r#"body :raw :contains "=4D=4FNEY""#, true),
@@ -141,8 +141,24 @@ fn bodies_of_rfc_5173() {
         (r#"body :content "message" :contains "inner text""#, false),
         (r#"body :content ["image", "application/pdf"] :is "hello""#, true),
         (r#"body :content "" :contains "hello""#, true),
+        // §5.2: of a multipart prologue and epilogue, each as one string, without the parts.
+        (r#"body :content "multipart" :is "prologue""#, true),
+        (r#"body :content "multipart/mixed" :matches "epilogue*of two lines*""#, true),
+        (r#"body :content "multipart" :contains "MONEY""#, false),
+        (r#"body :content "multipart" :contains "outer""#, false),
+        (r#"body :content "multipart/alternative" :contains "prologue""#, false),
+        (r#"body :content "" :is "prologue""#, true),
+        (r#"body :text :contains "epilogue""#, false),
     ] {
         assert_eq!(holds(&["body"], test, &message), expected, "{test}");
+    }
+    // Nothing around the parts, no parts, no end.
+    for (body, prologue) in
+        [("--b\n\nx\n--b--", ""), ("no parts", "no parts"), ("--b\n\nx\n", ""), ("\n--b\n\nx\n--b--\n", "")]
+    {
+        let message = Message::new(&format!("Content-Type: multipart/mixed; boundary=b\n\n{body}"));
+        assert!(holds(&["body"], &format!("body :content \"multipart\" :is \"{prologue}\""), &message), "{body}");
+        assert!(!holds(&["body"], "body :content \"multipart\" :contains \"b\"", &message), "{body}");
     }
     // Only what looks at the body needs it.
     let unread = Message { is_loaded: false, ..Message::new("Subject: x\n\nbody\n") };
