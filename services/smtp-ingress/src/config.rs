@@ -47,7 +47,8 @@ pub struct Config {
     pub data_seconds: u64,
     /// Seconds for a question to the Directory.
     pub directory_seconds: u64,
-    /// Seconds for a verdict or a signature. Above `verify_seconds` of `auth-checker`.
+    /// Seconds for one attempt at a verdict or a signature; there are up to three. Above
+    /// `verify_seconds` of `auth-checker`.
     pub checker_seconds: u64,
     /// Seconds for one attempt to commit a message; there are up to three.
     pub accept_seconds: u64,
