@@ -2,6 +2,7 @@
 //! where an answer to that goes.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -9,6 +10,7 @@ use std::{
 use address::{Address, Domain};
 use aws_lc_rs::rand;
 use chrono::Utc;
+use moka::sync::Cache;
 use sqlx::PgPool;
 use tonic::Status;
 
@@ -21,6 +23,9 @@ use crate::{
 /// Keys are read again after so long, and when one is missing.
 const KEEP: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(1);
+/// Whether a domain is ours is remembered for so long, of so many: a batch of forwards asks once.
+const KEEP_DOMAIN: Duration = Duration::from_secs(3);
+const DOMAINS: u64 = 10_000;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Ages {
@@ -36,6 +41,7 @@ pub struct Forwarder {
     ages: Ages,
     metrics: Metrics,
     known: Arc<Mutex<Option<Known>>>,
+    ours: Cache<String, bool>,
 }
 
 struct Known {
@@ -46,7 +52,8 @@ struct Known {
 
 impl Forwarder {
     pub fn new(pool: PgPool, ages: Ages, metrics: Metrics) -> Self {
-        Self { pool, ages, metrics, known: Arc::default() }
+        let ours = Cache::builder().max_capacity(DOMAINS).time_to_live(KEEP_DOMAIN).build();
+        Self { pool, ages, metrics, known: Arc::default(), ours }
     }
 
     /// The reverse-path for forwards of each recipient's domain; none where the message's own does:
@@ -60,12 +67,8 @@ impl Forwarder {
         let Ok(origin) = reverse_path.parse::<Address>() else { return nothing() };
         let asked: Vec<&str> =
             forwarders.iter().flatten().map(Domain::as_str).chain([origin.domain().as_str()]).collect();
-        let ours: Vec<String> = sqlx::query_scalar("select name from domains where name = any ($1)")
-            .bind(asked)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(status)?;
-        let is_ours = |domain: &Domain| ours.iter().any(|name| name == domain.as_str());
+        let ours = self.ours(&asked).await?;
+        let is_ours = |domain: &Domain| ours.iter().any(|name| *name == domain.as_str());
         if is_ours(origin.domain()) {
             return nothing();
         }
@@ -89,6 +92,26 @@ impl Forwarder {
             self.metrics.srs("rewritten");
         }
         Ok(paths)
+    }
+
+    /// Those of `asked` that are domains of this system.
+    async fn ours<'a>(&self, asked: &[&'a str]) -> Result<Vec<&'a str>, Status> {
+        let mut known: HashMap<&str, bool> =
+            asked.iter().filter_map(|name| Some((*name, self.ours.get(*name)?))).collect();
+        let unknown: Vec<&str> = asked.iter().filter(|name| !known.contains_key(**name)).copied().collect();
+        if !unknown.is_empty() {
+            let found: Vec<String> = sqlx::query_scalar("select name from domains where name = any ($1)")
+                .bind(&unknown)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(status)?;
+            for name in unknown {
+                let is_ours = found.iter().any(|found| found == name);
+                self.ours.insert(name.to_owned(), is_ours);
+                known.insert(name, is_ours);
+            }
+        }
+        Ok(asked.iter().filter(|name| known.get(**name) == Some(&true)).copied().collect())
     }
 
     async fn keep(&self, token: &str, reverse_path: &str) -> Result<(), Status> {
