@@ -48,6 +48,19 @@ found = imap.search(None, "TEXT", f'"line {777 * 7919}"')[1][0].split()
 assert [int(n) for n in found] == list(range(778, 10001, 1000)), found
 assert imap.search(None, "OR", "TEXT", '"nowhere"', "SUBJECT", '"Number 5 of"')[1][0].split()[0] == b"6"
 assert imap.search(None, "BODY", '"Number 77 of"')[1][0] == b""
+# SELECT of a large mailbox is answered before its list is read; what comes behind it waits for the list.
+assert imap.store("5", "+FLAGS", "Odd")[0] == "OK" and imap.create("Large")[0] == "OK"
+for part in ("1:*", "1:*", "1:1000"): assert imap.copy(part, "Large")[0] == "OK"
+imap.sock.sendall(b"s SELECT Large\r\nf FETCH 20001 (UID FLAGS)\r\n")
+lines = [imap.readline()]
+while not lines[-1].startswith(b"f "): lines.append(imap.readline())
+selected = [line[:4] for line in lines].index(b"s OK")
+assert b"* 21000 EXISTS\r\n" in lines[:selected] and b"* 21000 RECENT\r\n" in lines[:selected], lines
+assert any(line.startswith(b"* FLAGS") and b"Odd" in line for line in lines), lines
+last = lines[-2]
+assert last.startswith(b"* 20001 FETCH (UID 20001 ") and b"\\Recent" in last and lines[-1].startswith(b"f OK"), lines
+assert int(imap.select("Large")[1][0]) == 21000 and imap.response("RECENT")[1] == [b"0"]
+assert imap.search(None, "KEYWORD", "Odd")[1][0] == b"5 10005 20005"
 imap.logout()
 pop = poplib.POP3_SSL(HOST, PORT[995], context=TLS); pop.user("bob@example.com"); pop.pass_("secret")
 assert pop.stat()[0] == 10000

@@ -65,10 +65,15 @@ struct Gateway {
     /// Logins that are examined: passwords are dear to verify, and storms of logins must not
     /// starve those who are in.
     logins: Semaphore,
+    /// Looks for changes: one message may wake ten thousand sessions, and what all their calls hold at once would stay
+    /// with the process.
+    looks: Semaphore,
 }
 
 /// Large messages held whole at once.
 const LARGE_AT_ONCE: usize = 2;
+/// Looks for changes at once.
+const LOOKS_AT_ONCE: usize = 128;
 
 /// Serves until shutdown, and until the running sessions have said goodbye.
 pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
@@ -104,6 +109,7 @@ pub async fn run(config: Config, service: Service) -> anyhow::Result<()> {
         uploads: MailboxesClient::new(slow),
         metrics,
         large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
+        looks: Semaphore::new(LOOKS_AT_ONCE),
         logins: Semaphore::new(config.max_logins.min(Semaphore::MAX_PERMITS)),
         config,
     });

@@ -10,7 +10,10 @@ use imap::{
     Flags, Qresync, UidRanges, View,
     respond::{self, Permanent},
 };
-use proto::mailboxes::{ChangesRequest, ChangesResponse, ExpungeRequest, Message, SelectRequest, UidRange};
+use proto::mailboxes::{
+    ChangesRequest, ChangesResponse, ExpungeRequest, Message, SelectRequest, SelectResponse, UidRange,
+};
+use tonic::Streaming;
 
 use crate::{
     failure::{Failure, Outcome},
@@ -19,6 +22,8 @@ use crate::{
 
 /// Changes that others make are looked for at most so often, beside the commands that ask.
 const STALE: Duration = Duration::from_secs(1);
+/// A look waits so long for its turn.
+const TURN: Duration = Duration::from_secs(1);
 
 pub(crate) struct Selected {
     /// Whose it is.
@@ -38,9 +43,44 @@ pub(crate) struct Selected {
     /// Messages that this session is the first to be told of (RFC 3501 §2.3.2), ascending.
     recent: Vec<(u32, u32)>,
     looked: Instant,
+    /// The list, when SELECT was answered before it is there ([`Session::arrive`]).
+    coming: Option<Box<Coming>>,
+}
+
+/// What has been read of a mailbox's list, and the rest of it.
+struct Coming {
+    answers: Streaming<SelectResponse>,
+    timeout: Duration,
+    uids: Vec<u32>,
+    keywords: Vec<String>,
+    first_recent: u32,
+}
+
+impl Coming {
+    async fn next(&mut self) -> Result<Option<SelectResponse>, tonic::Status> {
+        tokio::time::timeout(self.timeout, self.answers.message()).await.map_err(slow)?
+    }
+
+    fn take(&mut self, answer: SelectResponse) {
+        self.uids.extend(answer.uids);
+        self.keywords.extend(answer.keywords);
+    }
 }
 
 impl Selected {
+    pub fn is_coming(&self) -> bool {
+        self.coming.is_some()
+    }
+
+    /// `false` when no keyword is new.
+    fn add_keywords(&mut self, keywords: &[String]) -> bool {
+        let before = self.keywords.len();
+        for keyword in keywords {
+            self.keywords.entry(keyword.to_ascii_lowercase()).or_insert_with(|| keyword.clone());
+        }
+        self.keywords.len() > before
+    }
+
     /// Remembers that the client was told of a change which Changes will report too.
     pub fn know(&mut self, uid: u32, modseq: u64) {
         self.own.insert(uid, modseq);
@@ -48,11 +88,7 @@ impl Selected {
 
     /// Tells FLAGS again when a keyword is new (RFC 9051 §7.3.5).
     pub fn learn_keywords(&mut self, flags: &Flags, out: &mut Vec<u8>) {
-        let before = self.keywords.len();
-        for keyword in &flags.keywords {
-            self.keywords.entry(keyword.to_ascii_lowercase()).or_insert_with(|| keyword.clone());
-        }
-        if self.keywords.len() > before {
+        if self.add_keywords(&flags.keywords) {
             respond::flag_lists(out, &self.known_keywords(), self.permanent());
         }
     }
@@ -125,59 +161,86 @@ impl Session {
             // RFC 7162 §3.2.11.
             respond::line(&mut self.wire.out, "*", "OK [CLOSED] Previous mailbox is closed.");
         }
-        let timeout = self.gateway.config.call_timeout();
         let place = self.place(account_id, &name).await?;
         let rights = self.rights(account_id, &place).await?;
         // RFC 4314 §4: who may change nothing has it read-only.
         let read_only = read_only || !rights.contains(['i', 's', 'w', 't', 'e']);
         let claim_recent = !read_only && !self.rev2 && place.owner == account_id;
         let request = SelectRequest { account_id: place.owner, name: place.name, claim_recent };
-        let mut answers = self.mailboxes().select(self.asking(request)).await?.into_inner();
-        let mut state = None;
-        let (mut uids, mut keywords, mut first_recent) = (Vec::new(), Vec::new(), 0);
-        while let Some(answer) = tokio::time::timeout(timeout, answers.message()).await.map_err(slow)?? {
-            if let Some(said) = answer.state {
-                uids.reserve_exact(said.messages as usize);
-                first_recent = answer.first_recent;
-                state = Some(said);
-            }
-            keywords.extend(answer.keywords);
-            uids.extend(answer.uids);
-        }
-        let state = state.ok_or(Failure::no("UNAVAILABLE", "Temporary failure, try again later."))?;
-        let mut selected = Selected {
+        let answers = self.mailboxes().select(self.asking(request)).await?.into_inner();
+        let timeout = self.gateway.config.call_timeout();
+        let mut coming = Coming { answers, timeout, uids: Vec::new(), keywords: Vec::new(), first_recent: 0 };
+        let unavailable = || Failure::no("UNAVAILABLE", "Temporary failure, try again later.");
+        let mut first = coming.next().await?.ok_or_else(unavailable)?;
+        let state = first.state.take().ok_or_else(unavailable)?;
+        coming.first_recent = first.first_recent;
+        coming.uids.reserve_exact(state.messages as usize);
+        let is_large = first.uids.is_empty() && state.messages > 0;
+        coming.take(first);
+        self.selected = Some(Selected {
             owner: place.owner,
             rights,
             mailbox_id: state.mailbox_id,
             name,
             read_only,
-            view: View::new(uids),
+            view: View::new(Vec::new()),
             since: state.highest_modseq,
             own: HashMap::new(),
-            keywords: keywords.into_iter().map(|k: String| (k.to_ascii_lowercase(), k)).collect(),
+            keywords: BTreeMap::new(),
             recent: Vec::new(),
             looked: Instant::now(),
-        };
-        selected.add_recent(first_recent);
+            coming: Some(Box::new(coming)),
+        });
+        let qresync = qresync.filter(|q| q.uid_validity == state.uid_validity);
+        // Of a large mailbox the client is told while its list is still read.
+        if !is_large || qresync.is_some() {
+            self.list_selected().await.inspect_err(|_| self.selected = None)?;
+        }
         let utf8 = self.utf8_names();
+        let Some(selected) = &self.selected else { return Err(unavailable()) };
         let out = &mut self.wire.out;
         respond::flag_lists(out, &selected.known_keywords(), selected.permanent());
-        respond::numbered(out, selected.view.exists(), "EXISTS");
+        let (exists, recent) = match selected.coming {
+            Some(_) => (state.messages, state.recent),
+            None => (selected.view.exists(), selected.recent_count()),
+        };
+        respond::numbered(out, exists, "EXISTS");
         if self.rev2 {
             respond::list(out, "LIST", &[], &selected.name, utf8, false);
         } else {
-            respond::numbered(out, selected.recent_count(), "RECENT");
+            respond::numbered(out, recent, "RECENT");
         }
         respond::line(out, "*", format_args!("OK [UIDVALIDITY {}] UIDs are valid.", state.uid_validity));
         respond::line(out, "*", format_args!("OK [UIDNEXT {}] Predicted next UID.", state.uid_next));
         respond::line(out, "*", format_args!("OK [HIGHESTMODSEQ {}] Highest.", state.highest_modseq.max(1)));
         // RFC 8474 §4.2.
         respond::line(out, "*", format_args!("OK [MAILBOXID (F{})] Unique.", state.mailbox_id));
-        self.selected = Some(selected);
-        if let Some(qresync) = qresync.filter(|q| q.uid_validity == state.uid_validity) {
+        if let Some(qresync) = qresync {
             self.resynchronize(place.owner, &qresync).await?;
         }
         Ok(if read_only { "OK [READ-ONLY] Examine completed." } else { "OK [READ-WRITE] Select completed." }.into())
+    }
+
+    /// Reads what is still to come of the list.
+    async fn list_selected(&mut self) -> Result<bool, tonic::Status> {
+        let Some(selected) = &mut self.selected else { return Ok(false) };
+        let Some(mut coming) = selected.coming.take() else { return Ok(false) };
+        while let Some(answer) = coming.next().await? {
+            coming.take(answer);
+        }
+        selected.view = View::new(coming.uids);
+        selected.add_recent(coming.first_recent);
+        Ok(selected.add_keywords(&coming.keywords))
+    }
+
+    /// After SELECT has been answered, and before anything else: the list of a large mailbox.
+    pub(crate) async fn arrive(&mut self) -> Result<(), tonic::Status> {
+        if self.list_selected().await?
+            && let Some(selected) = &self.selected
+        {
+            respond::flag_lists(&mut self.wire.out, &selected.known_keywords(), selected.permanent());
+        }
+        Ok(())
     }
 
     /// What has changed since the client's last session (RFC 7162 §3.2.5), of what it has.
@@ -231,6 +294,12 @@ impl Session {
         Ok(())
     }
 
+    /// In turn, or without one when others take too long.
+    async fn look(&self, request: ChangesRequest) -> Result<ChangesResponse, tonic::Status> {
+        let _turn = tokio::time::timeout(TURN, self.gateway.looks.acquire()).await;
+        Ok(self.mailboxes().changes(self.asking(request)).await?.into_inner())
+    }
+
     /// Asks what has changed and tells the client. Without `may_expunge` what vanished stays for
     /// later.
     pub(crate) async fn refresh(&mut self, may_expunge: bool) -> Result<(), Failure> {
@@ -242,8 +311,8 @@ impl Session {
             since_modseq: selected.since,
             claim_recent: !selected.read_only && !rev2 && self.account == Some(selected.owner),
         };
-        let answer = match self.mailboxes().changes(self.asking(request)).await {
-            Ok(answer) => answer.into_inner(),
+        let answer = match self.look(request).await {
+            Ok(answer) => answer,
             Err(status) if status.code() == tonic::Code::NotFound => {
                 // Deleted by another session, or not ours to read any more: nothing that this one holds is true.
                 respond::line(&mut self.wire.out, "*", "BYE Selected mailbox was deleted.");

@@ -184,6 +184,13 @@ impl Session {
             body => Box::pin(self.execute(&tag, body)).instrument(span).await,
         };
         self.complete(&tag, name, outcome)?;
+        if self.selected.as_ref().is_some_and(Selected::is_coming) {
+            self.wire.flush().await?;
+            if let Err(status) = Box::pin(self.arrive()).await {
+                tracing::warn!(rpc.code = ?status.code(), "a selected mailbox was not listed");
+                return Ok(self.bye("[UNAVAILABLE] Temporary failure, try again later."));
+            }
+        }
         Ok(Next::GoOn)
     }
 

@@ -14,6 +14,8 @@ use crate::{database::status, ids};
 
 /// UIDs of one SelectResponse.
 const SELECT_BATCH: usize = 10_000;
+/// A mailbox of so many messages takes a while to list.
+const LARGE: i32 = 20_000;
 
 /// A mailbox's row.
 #[derive(FromRow)]
@@ -145,34 +147,74 @@ pub struct Select {
     pub request: SelectRequest,
 }
 
-pub async fn select(asked: Select, answers: mpsc::Sender<Result<SelectResponse, Status>>) -> Result<(), Status> {
-    let Select { pool, memory, actor, request } = asked;
+type Answers = mpsc::Sender<Result<SelectResponse, Status>>;
+
+pub async fn select(asked: Select, answers: Answers) -> Result<(), Status> {
+    let Select { pool, memory, actor, request } = &asked;
     let account_id = account(request.account_id)?;
-    let row = by_name(&pool, account_id, &request.name).await?;
-    let (row, listed) = match memory.indexes.known(&row) {
+    let row = by_name(pool, account_id, &request.name).await?;
+    let known = memory.indexes.known(&row);
+    if known.is_none() && row.messages >= LARGE && actor.is_none_or(|actor| actor == account_id) {
+        return select_large(asked, row, answers).await;
+    }
+    let (row, listed) = match known {
         Some(index) => (row, Listed::of(&index)),
-        None => list(&pool, &memory, account_id, &request.name).await?,
+        None => {
+            let mut tx = snapshot(pool).await?;
+            let row = by_name(&mut *tx, account_id, &request.name).await?;
+            let listed = list(tx, memory, &row).await?;
+            (row, listed)
+        }
     };
     // What was read when the right was there may be told (RFC 4314 §4).
-    require(&pool, actor, request.account_id, Which::Id(ids::unsigned(row.id)), "r").await?;
-    let first_recent = match request.claim_recent {
-        true if row.first_recent() > 0 => claim_recent(&pool, account_id, row.id).await.map_err(status)?,
-        _ => row.first_recent(),
-    };
-    let Listed { uids, sizes, keywords } = listed;
-    let mut head = Some((MailboxState::from(&row), keywords));
-    // An empty mailbox has one batch too.
-    let batches = uids.chunks(SELECT_BATCH).zip(sizes.chunks(SELECT_BATCH));
-    for (uids, sizes) in batches.chain(uids.is_empty().then_some((&[][..], &[][..]))) {
-        let is_first = head.is_some();
-        let (state, keywords) = head.take().map_or_else(Default::default, |(s, k)| (Some(s), k));
-        let answer = SelectResponse {
-            state,
-            uids: uids.to_vec(),
-            sizes: sizes.to_vec(),
-            keywords,
-            first_recent: if is_first { first_recent } else { 0 },
-        };
+    require(pool, *actor, request.account_id, Which::Id(ids::unsigned(row.id)), "r").await?;
+    let head = Head { state: MailboxState::from(&row), first_recent: first_recent(pool, request, &row).await? };
+    tell(Some(head), &listed, &answers).await
+}
+
+/// Counts and UIDVALIDITY are told at once, and the list when it is read: nobody needs it before the next command.
+async fn select_large(asked: Select, row: Mailbox, answers: Answers) -> Result<(), Status> {
+    let Select { pool, memory, request, .. } = asked;
+    let first_recent = first_recent(&pool, &request, &row).await?;
+    let mut tx = snapshot(&pool).await?;
+    let row = by_id(&mut *tx, row.key()).await?;
+    let mut state = MailboxState::from(&row);
+    if first_recent > 0 {
+        let recent: i64 =
+            sqlx::query_scalar("select count(*) from messages where account_id = $1 and mailbox_id = $2 and uid >= $3")
+                .bind(row.account_id)
+                .bind(row.id)
+                .bind(i64::from(first_recent))
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(status)?;
+        state.recent = uid(recent);
+    }
+    tell(Some(Head { state, first_recent }), &Listed::default(), &answers).await?;
+    tell(None, &list(tx, &memory, &row).await?, &answers).await
+}
+
+async fn first_recent(pool: &PgPool, request: &SelectRequest, row: &Mailbox) -> Result<u32, Status> {
+    match request.claim_recent && row.first_recent() > 0 {
+        true => claim_recent(pool, row.account_id, row.id).await.map_err(status),
+        false => Ok(row.first_recent()),
+    }
+}
+
+struct Head {
+    state: MailboxState,
+    first_recent: u32,
+}
+
+/// A head is told without UIDs too.
+async fn tell(mut head: Option<Head>, listed: &Listed, answers: &Answers) -> Result<(), Status> {
+    let mut keywords = listed.keywords.clone();
+    let alone = (head.is_some() && listed.uids.is_empty()).then_some((&[][..], &[][..]));
+    let batches = listed.uids.chunks(SELECT_BATCH).zip(listed.sizes.chunks(SELECT_BATCH));
+    for (uids, sizes) in batches.chain(alone) {
+        let (state, first_recent) = head.take().map_or((None, 0), |h| (Some(h.state), h.first_recent));
+        let (uids, sizes) = (uids.to_vec(), sizes.to_vec());
+        let answer = SelectResponse { state, uids, sizes, keywords: std::mem::take(&mut keywords), first_recent };
         answers.send(Ok(answer)).await.map_err(gone)?;
     }
     Ok(())
@@ -180,6 +222,7 @@ pub async fn select(asked: Select, answers: mpsc::Sender<Result<SelectResponse, 
 
 /// Eight bytes a message: the whole list is small, and holding the snapshot open for a slow reader
 /// would be dear.
+#[derive(Default)]
 struct Listed {
     uids: Vec<u32>,
     sizes: Vec<u32>,
@@ -193,32 +236,31 @@ impl Listed {
     }
 }
 
-async fn list(pool: &PgPool, memory: &Memory, account_id: i64, name: &str) -> Result<(Mailbox, Listed), Status> {
-    let mut tx = snapshot(pool).await?;
-    let row = by_name(&mut *tx, account_id, name).await?;
-    if let Some(index) = memory.indexes.read(&mut tx, &row).await.map_err(status)? {
+/// Of the mailbox as `tx` sees it.
+async fn list(mut tx: Transaction<'static, Postgres>, memory: &Memory, row: &Mailbox) -> Result<Listed, Status> {
+    if let Some(index) = memory.indexes.read(&mut tx, row).await.map_err(status)? {
         tx.rollback().await.map_err(status)?;
-        return Ok((row, Listed::of(&index)));
+        return Ok(Listed::of(&index));
     }
     let keywords: Vec<String> = sqlx::query_scalar(
         "select distinct on (lower(k)) k from messages, unnest(keywords) k
          where account_id = $1 and mailbox_id = $2 and keywords <> '{}' limit 200",
     )
-    .bind(account_id)
+    .bind(row.account_id)
     .bind(row.id)
     .fetch_all(&mut *tx)
     .await
     .map_err(status)?;
     let rows: Vec<(i64, i32)> =
         sqlx::query_as("select uid, size from messages where account_id = $1 and mailbox_id = $2 order by uid")
-            .bind(account_id)
+            .bind(row.account_id)
             .bind(row.id)
             .fetch_all(&mut *tx)
             .await
             .map_err(status)?;
     tx.rollback().await.map_err(status)?;
     let (uids, sizes) = rows.into_iter().map(|(u, size)| (uid(u), size.unsigned_abs())).unzip();
-    Ok((row, Listed { uids, sizes, keywords }))
+    Ok(Listed { uids, sizes, keywords })
 }
 
 /// A message without its content, as most answers have it.
