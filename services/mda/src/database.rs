@@ -31,7 +31,8 @@ pub fn pool(config: &Config) -> anyhow::Result<PgPool> {
         })?
         .application_name("postroad-mda")
         // Works behind PgBouncer in transaction mode: every transaction stands for itself.
-        .options([("synchronous_commit", "on")]);
+        // Statements of ours take milliseconds; to compile one takes a hundred.
+        .options([("synchronous_commit", "on"), ("jit", "off")]);
     Ok(PgPoolOptions::new()
         .max_connections(config.database_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
