@@ -33,6 +33,10 @@ impl Transfer {
     /// Appends the encoded chunk. False once the cut is reached: the rest need not be fetched.
     pub fn push(&mut self, mut chunk: &[u8], out: &mut Vec<u8>) -> bool {
         out.reserve(chunk.len() + 16);
+        if matches!(self.cut, Cut::None) {
+            self.push_whole(chunk, out);
+            return true;
+        }
         while !chunk.is_empty() {
             if matches!(self.cut, Cut::Body(0)) {
                 return false;
@@ -51,6 +55,25 @@ impl Transfer {
             chunk = rest;
         }
         !matches!(self.cut, Cut::Body(0))
+    }
+
+    /// Without a cut only the lines that begin with a dot matter.
+    fn push_whole(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
+        if self.at_line_start && chunk.first() == Some(&b'.') {
+            out.push(b'.');
+        }
+        let mut rest = chunk;
+        while let Some(lf) = memchr::memmem::find(rest, b"\n.") {
+            let (lines, dotted) = rest.split_at(lf + 1);
+            out.extend_from_slice(lines);
+            out.push(b'.');
+            rest = dotted;
+        }
+        out.extend_from_slice(rest);
+        self.remember(chunk);
+        if let Some(last) = chunk.last() {
+            self.at_line_start = *last == b'\n';
+        }
     }
 
     /// Appends the line that ends the reply, after the CRLF that the message may lack.
