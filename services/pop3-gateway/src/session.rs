@@ -244,10 +244,18 @@ impl Session {
         let mut more = header.is_empty() || transfer.push(&header, &mut self.out);
         // An error in its midst ends the connection: nothing else can tell the client.
         while more && let Some(octets) = message.next().await? {
+            // What needs no dot is not copied, unless it is little.
+            if octets.len() >= GATHER && transfer.passes(&octets) {
+                self.flush(stream).await?;
+                self.write_of(stream, &octets, &mut message).await?;
+                continue;
+            }
             for piece in octets.chunks(GATHER) {
                 more = more && transfer.push(piece, &mut self.out);
                 if self.out.len() >= GATHER {
-                    self.flush_of(stream, &mut message).await?;
+                    let out = std::mem::take(&mut self.out);
+                    self.write_of(stream, &out, &mut message).await?;
+                    self.keep(out);
                 }
             }
         }
@@ -255,16 +263,16 @@ impl Session {
         Ok(Answer::Sent)
     }
 
-    /// As [`Self::flush`]; a client that takes its time does not keep `mda` at it.
-    async fn flush_of(&mut self, stream: &mut Stream, message: &mut Content) -> io::Result<()> {
-        let flush = self.flush(stream);
-        tokio::pin!(flush);
+    /// As [`Self::write`]; a client that takes its time does not keep `mda` at it.
+    async fn write_of(&self, stream: &mut Stream, octets: &[u8], message: &mut Content) -> io::Result<()> {
+        let write = self.write(stream, octets);
+        tokio::pin!(write);
         tokio::select! {
             biased;
-            flushed = &mut flush => return flushed,
+            written = &mut write => return written,
             () = tokio::time::sleep(SLOW) => message.let_go(),
         }
-        flush.await
+        write.await
     }
 
     async fn expunge(&mut self, uids: &[u32]) -> Answer {
@@ -285,22 +293,33 @@ impl Session {
         }
     }
 
-    /// A client that does not read is as silent as one that does not write.
     async fn flush(&mut self, stream: &mut Stream) -> io::Result<()> {
         if self.out.is_empty() {
             return Ok(());
         }
+        let out = std::mem::take(&mut self.out);
+        self.write(stream, &out).await?;
+        self.keep(out);
+        Ok(())
+    }
+
+    /// The buffer of what was written is for what comes next.
+    fn keep(&mut self, mut out: Vec<u8>) {
+        out.clear();
+        if out.capacity() > 4 * GATHER {
+            out.shrink_to(GATHER);
+        }
+        self.out = out;
+    }
+
+    /// A client that does not read is as silent as one that does not write.
+    async fn write(&self, stream: &mut Stream, octets: &[u8]) -> io::Result<()> {
         let written = async {
-            stream.write_all(&self.out).await?;
+            stream.write_all(octets).await?;
             stream.flush().await
         };
         tokio::time::timeout(self.gateway.config.idle_timeout(), written)
             .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "client does not read"))??;
-        self.out.clear();
-        if self.out.capacity() > 4 * GATHER {
-            self.out.shrink_to(GATHER);
-        }
-        Ok(())
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "client does not read"))?
     }
 }

@@ -57,6 +57,16 @@ impl Transfer {
         !matches!(self.cut, Cut::Body(0))
     }
 
+    /// Whether the chunk goes out as it is; then it counts as sent.
+    pub fn passes(&mut self, chunk: &[u8]) -> bool {
+        let begins_dotted = self.at_line_start && chunk.first() == Some(&b'.');
+        let passes = matches!(self.cut, Cut::None) && !begins_dotted && memchr::memmem::find(chunk, b"\n.").is_none();
+        if passes {
+            self.remember_whole(chunk);
+        }
+        passes
+    }
+
     /// Without a cut only the lines that begin with a dot matter.
     fn push_whole(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
         if self.at_line_start && chunk.first() == Some(&b'.') {
@@ -70,6 +80,10 @@ impl Transfer {
             rest = dotted;
         }
         out.extend_from_slice(rest);
+        self.remember_whole(chunk);
+    }
+
+    fn remember_whole(&mut self, chunk: &[u8]) {
         self.remember(chunk);
         if let Some(last) = chunk.last() {
             self.at_line_start = *last == b'\n';
@@ -115,7 +129,9 @@ mod tests {
                 let mut transfer = Transfer::new(lines);
                 let mut out = Vec::new();
                 for chunk in message.as_bytes().chunks(size) {
-                    if !transfer.push(chunk, &mut out) {
+                    if transfer.passes(chunk) {
+                        out.extend_from_slice(chunk);
+                    } else if !transfer.push(chunk, &mut out) {
                         break;
                     }
                 }
