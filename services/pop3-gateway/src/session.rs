@@ -19,6 +19,8 @@ use crate::{
 
 /// Replies gathered before they are written.
 const GATHER: usize = 64 * 1024;
+/// Pieces of a message are written by themselves from here on.
+const LARGE: usize = 16 * 1024;
 const READ: usize = 4096;
 /// A piece that a client has not taken in this time: it is slow, or stopped reading.
 const SLOW: Duration = Duration::from_secs(10);
@@ -245,7 +247,7 @@ impl Session {
         // An error in its midst ends the connection: nothing else can tell the client.
         while more && let Some(octets) = message.next().await? {
             // What needs no dot is not copied, unless it is little.
-            if octets.len() >= GATHER && transfer.passes(&octets) {
+            if octets.len() >= LARGE && transfer.passes(&octets) {
                 self.flush(stream).await?;
                 self.write_of(stream, &octets, &mut message).await?;
                 continue;

@@ -16,11 +16,11 @@ use super::{account, gone, rights::Reader};
 use crate::{content::decompress, database::status, ids, journey::fetched, objects::Objects};
 
 /// Stored octets of one read.
-const SLICE: i32 = 256 << 10;
+const SLICE: i32 = 512 << 10;
 /// The same from the content store, where a call costs more.
 const RANGE: u64 = 1 << 20;
-/// Octets of one answer.
-const CHUNK: usize = 128 << 10;
+/// Octets of one answer, which with its head fits into a frame of HTTP/2.
+const CHUNK: usize = (64 << 10) - 64;
 
 type Answers = mpsc::Sender<Result<ContentResponse, Status>>;
 
