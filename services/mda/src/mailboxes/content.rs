@@ -15,7 +15,8 @@ use zstd::stream::raw::{Decoder, Operation as _};
 use super::{account, gone, rights::Reader};
 use crate::{content::decompress, database::status, ids, journey::fetched, objects::Objects};
 
-/// Stored octets of one read.
+/// Stored octets of one read; the first is small, so that sending begins soon.
+const FIRST_SLICE: i32 = 64 << 10;
 const SLICE: i32 = 512 << 10;
 /// The same from the content store, where a call costs more.
 const RANGE: u64 = 1 << 20;
@@ -134,16 +135,17 @@ impl Stored {
             let next = at + range.len() as u64;
             return Ok((range, (next < size).then_some(next)));
         }
+        let wanted = if at == 0 { FIRST_SLICE } else { SLICE };
         let slice: Option<Vec<u8>> = sqlx::query_scalar("select substr(body, $2, $3) from contents where id = $1")
             .bind(self.id)
             .bind(i32::try_from(at + 1).unwrap_or(i32::MAX))
-            .bind(SLICE)
+            .bind(wanted)
             .fetch_optional(&self.pool)
             .await
             .map_err(status)?;
         let slice = slice.ok_or_else(|| Status::not_found("message is gone"))?;
         // A short slice is the last.
-        let next = (i32::try_from(slice.len()) == Ok(SLICE)).then(|| at + slice.len() as u64);
+        let next = (i32::try_from(slice.len()) == Ok(wanted)).then(|| at + slice.len() as u64);
         Ok((slice.into(), next))
     }
 }
