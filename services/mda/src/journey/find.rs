@@ -9,8 +9,6 @@ use crate::{database::status, ids};
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 1_000;
-/// Who has sent less is looked for by that, and not among all mail of a recipient who gets much.
-const MUCH: i64 = 1_000;
 
 #[derive(FromRow)]
 struct Head {
@@ -46,8 +44,6 @@ struct Criteria {
     id: String,
     queue_id: Option<Uuid>,
     tenant: Option<i64>,
-    /// The sender's mail is few to look through.
-    by_sender: bool,
     since: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
     limit: i64,
@@ -70,7 +66,6 @@ pub(crate) async fn find(pool: &PgPool, request: FindRequest) -> Result<Vec<Mess
         queue_id: ids::parse(&id).ok(),
         id,
         tenant: None,
-        by_sender: false,
         since: time(request.since_ms, "since_ms")?,
         until: time(request.until_ms, "until_ms")?,
         limit: i64::from(if request.limit == 0 { DEFAULT_LIMIT } else { request.limit.min(MAX_LIMIT) }),
@@ -85,17 +80,6 @@ pub(crate) async fn find(pool: &PgPool, request: FindRequest) -> Result<Vec<Mess
         let Some(tenant) = tenant else { return Ok(Vec::new()) };
         criteria.tenant = Some(tenant);
     }
-    if !criteria.request.sender.is_empty() && !criteria.request.recipient.is_empty() {
-        let sent: i64 = sqlx::query_scalar(
-            "select count(*) from (select from spool where lower(reverse_path) = lower($1) limit $2) s",
-        )
-        .bind(&criteria.request.sender)
-        .bind(MUCH)
-        .fetch_one(pool)
-        .await
-        .map_err(status)?;
-        criteria.by_sender = sent < MUCH;
-    }
     let heads: Vec<Head> = query(&criteria).build_query_as().fetch_all(pool).await.map_err(status)?;
     Ok(heads.into_iter().map(Into::into).collect())
 }
@@ -103,7 +87,7 @@ pub(crate) async fn find(pool: &PgPool, request: FindRequest) -> Result<Vec<Mess
 /// One index finds the candidates in order: the id's, the recipient's, the sender's, the tenant's, or
 /// that of time; the other criteria are looked at on what it finds.
 fn query(c: &Criteria) -> QueryBuilder<Postgres> {
-    let by_recipient = !c.request.recipient.is_empty() && c.id.is_empty() && !c.by_sender;
+    let by_recipient = !c.request.recipient.is_empty() && c.id.is_empty();
     let by_tenant = c.tenant.is_some() && c.id.is_empty() && c.request.sender.is_empty() && !by_recipient;
     let mut q = QueryBuilder::new("with found as (");
     if by_recipient || by_tenant {
