@@ -14,7 +14,7 @@ use proto::{
     journey::journey_client::JourneyClient,
     mailboxes::mailboxes_client::MailboxesClient,
     relay::{egress_client::EgressClient, relay_client::RelayClient},
-    rules::rules_client::RulesClient,
+    rules::{ActivateScriptRequest, Owner, PutScriptRequest, owner::By, rules_client::RulesClient},
     spool::spool_client::SpoolClient,
 };
 use runtime::grpc::{Channel, channel};
@@ -210,6 +210,15 @@ impl Mda {
 
     pub fn journey(&self) -> JourneyClient<Channel> {
         JourneyClient::new(self.channel.clone())
+    }
+
+    /// Stores an account's Sieve script, and lets it rule.
+    pub async fn script(&self, account: u64, text: &str) {
+        let owner = Some(Owner { by: Some(By::AccountId(account)) });
+        let (name, script) = ("main".to_owned(), text.to_owned());
+        let request = PutScriptRequest { owner: owner.clone(), name: name.clone(), script, ..Default::default() };
+        self.rules().put_script(request).await.unwrap();
+        self.rules().activate_script(ActivateScriptRequest { owner, name }).await.unwrap();
     }
 
     /// An account with the password "secret"; its domain is made with it.

@@ -9,20 +9,12 @@ use address::QueueId;
 use proto::{
     journey::TraceRequest,
     mailboxes::{SelectRequest, StatusRequest},
-    rules::{ActivateScriptRequest, Owner, PutScriptRequest, SetForwardRequest, owner::By},
+    rules::{Owner, PutScriptRequest, SetForwardRequest, owner::By},
     spool::{AcceptRequest, Envelope, Recipient, Target, target::To},
 };
 use tests::{eventually, storage::Mda};
 
 const SOON: Duration = Duration::from_secs(20);
-
-async fn script(mda: &Mda, account: u64, text: &str) {
-    let owner = Some(Owner { by: Some(By::AccountId(account)) });
-    let request =
-        PutScriptRequest { owner: owner.clone(), name: "main".into(), script: text.into(), ..Default::default() };
-    mda.rules().put_script(request).await.unwrap();
-    mda.rules().activate_script(ActivateScriptRequest { owner, name: "main".into() }).await.unwrap();
-}
 
 fn queue_id() -> String {
     QueueId::from_bytes(*uuid::Uuid::now_v7().as_bytes()).to_string()
@@ -82,8 +74,7 @@ const MESSAGE: &str =
 async fn one_message_to_accounts_with_and_without_rules() {
     let mda = Mda::start().await;
     let (bob, ann) = (mda.account("bob@example.com").await, mda.account("ann@example.com").await);
-    script(
-        &mda,
+    mda.script(
         bob,
         "require [\"fileinto\", \"mailbox\", \"copy\"]; fileinto :create :copy \"A/B\"; fileinto \"inbox\"; keep;",
     )
@@ -108,7 +99,7 @@ async fn one_message_to_accounts_with_and_without_rules() {
 async fn many_at_once_are_filed_exactly_once_while_redis_forgets() {
     let mda = Mda::start().await;
     let bob = mda.account("bob@example.com").await;
-    script(&mda, bob, "require \"fileinto\"; fileinto \"Archive\";").await;
+    mda.script(bob, "require \"fileinto\"; fileinto \"Archive\";").await;
     for _ in 0..5 {
         let to = [bob];
         let sends = (0..20).map(|_| send(&mda, &to, MESSAGE, false));
@@ -125,7 +116,7 @@ async fn many_at_once_are_filed_exactly_once_while_redis_forgets() {
 async fn duplicates_are_found_even_at_once() {
     let mda = Mda::start().await;
     let bob = mda.account("bob@example.com").await;
-    script(&mda, bob, "require [\"duplicate\"]; if duplicate { discard; }").await;
+    mda.script(bob, "require [\"duplicate\"]; if duplicate { discard; }").await;
     let to = [bob];
     futures::future::join_all((0..10).map(|_| send(&mda, &to, MESSAGE, false))).await;
     eventually("all are dealt with", SOON, || async {
@@ -146,7 +137,7 @@ async fn duplicates_are_found_even_at_once() {
 async fn quarantined_mail_is_sorted_but_never_leaves() {
     let mda = Mda::start().await;
     let bob = mda.account("bob@example.com").await;
-    script(&mda, bob, "redirect \"x@else.org\";").await;
+    mda.script(bob, "redirect \"x@else.org\";").await;
     let id = send(&mda, &[bob], MESSAGE, true).await;
     let all = ends(&mda, &id, "delivered").await;
     assert!(all.iter().any(|(_, text)| text == "into Junk"), "{all:?}");
@@ -216,7 +207,7 @@ async fn copies_keep_to_quotas() {
     let mda = Mda::start().await;
     mda.account("ann@example.com").await;
     let bob = limited(&mda, "bob@example.com", 2 * MESSAGE.len() + 10).await;
-    script(&mda, bob, "require [\"fileinto\", \"copy\"]; fileinto :copy \"Archive\"; fileinto :copy \"Trash\";").await;
+    mda.script(bob, "require [\"fileinto\", \"copy\"]; fileinto :copy \"Archive\"; fileinto :copy \"Trash\";").await;
     let id = send(&mda, &[bob], MESSAGE, false).await;
     let all = ends(&mda, &id, "delivered").await;
     assert!(all.iter().any(|(_, text)| text.starts_with("no room for a copy in ")), "{all:?}");

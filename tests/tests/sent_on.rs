@@ -10,7 +10,7 @@ use proto::{
     admin::CreateAccountRequest,
     journey::TraceRequest,
     mailboxes::StatusRequest,
-    rules::{ActivateScriptRequest, Forward, Owner, PutScriptRequest, SetForwardRequest, owner::By},
+    rules::{Forward, Owner, SetForwardRequest, owner::By},
     spool::{AcceptRequest, Envelope, Recipient, Target, target::To},
 };
 use tests::{
@@ -21,14 +21,6 @@ use tests::{
 };
 
 const SOON: Duration = Duration::from_secs(30);
-
-async fn script(mda: &Mda, account: u64, text: &str) {
-    let owner = Some(Owner { by: Some(By::AccountId(account)) });
-    let request =
-        PutScriptRequest { owner: owner.clone(), name: "main".into(), script: text.into(), ..Default::default() };
-    mda.rules().put_script(request).await.unwrap();
-    mda.rules().activate_script(ActivateScriptRequest { owner, name: "main".into() }).await.unwrap();
-}
 
 async fn limited(mda: &Mda, address: &str, quota_bytes: u64) -> u64 {
     let request =
@@ -109,11 +101,11 @@ async fn what_rules_send_to_a_full_mailbox_stays_and_nobody_is_told_of_it() {
         let owner = Some(Owner { by: Some(By::AccountId(bob)) });
         match way.strip_prefix("forward ") {
             Some(to) => {
-                script(&mda, bob, "stop;").await;
+                mda.script(bob, "stop;").await;
                 let forward = Some(Forward { to: vec![to.into()], keep: false });
                 mda.rules().set_forward(SetForwardRequest { owner, forward }).await.unwrap();
             }
-            None => script(&mda, bob, way).await,
+            None => mda.script(bob, way).await,
         }
         let id = send(&mda, bob, "alice@example.com", "", 2_000).await;
         let events = journey(&mda, &id).await;
@@ -127,7 +119,7 @@ async fn what_rules_send_to_a_full_mailbox_stays_and_nobody_is_told_of_it() {
     assert!(says(&journey(&mda, &id).await, "to tight@example.com as "));
     assert_eq!((count(&mda, tight, "INBOX").await, count(&mda, bob, "INBOX").await), (1, 4));
     // Of several that take it, whoever is full is told of to the sender: the others have it.
-    script(&mda, bob, "redirect \"tight@example.com\"; redirect \"alice@example.com\";").await;
+    mda.script(bob, "redirect \"tight@example.com\"; redirect \"alice@example.com\";").await;
     let owner = Some(Owner { by: Some(By::AccountId(bob)) });
     mda.rules().set_forward(SetForwardRequest { owner, forward: None }).await.unwrap();
     send(&mda, bob, "alice@example.com", "", 2_000).await;
@@ -175,7 +167,7 @@ async fn success_is_reported_also_by_accounts_with_a_script() {
     let (bob, alice) = (mda.account("bob@example.com").await, mda.account("alice@example.com").await);
     let ann = mda.account("ann@example.com").await;
     let success = "SUCCESS,FAILURE";
-    script(&mda, bob, "require [\"fileinto\", \"copy\"]; fileinto :copy \"Archive\"; keep;").await;
+    mda.script(bob, "require [\"fileinto\", \"copy\"]; fileinto :copy \"Archive\"; keep;").await;
     let id = send(&mda, bob, "alice@example.com", success, 10).await;
     // Two mailboxes, one report.
     eventually("a report", SOON, || async { (count(&mda, alice, "INBOX").await == 1).then_some(()) }).await;
@@ -185,14 +177,14 @@ async fn success_is_reported_also_by_accounts_with_a_script() {
     // Nobody asked; discarded; sent on: there the report is the next one's (RFC 3461 §5.2.7.1), and ours says no word.
     send(&mda, bob, "alice@example.com", "FAILURE", 10).await;
     send(&mda, bob, "alice@example.com", "NEVER", 10).await;
-    script(&mda, bob, "discard;").await;
+    mda.script(bob, "discard;").await;
     let id = send(&mda, bob, "alice@example.com", success, 10).await;
     assert!(says(&journey(&mda, &id).await, "by a rule of the recipient"));
-    script(&mda, bob, "redirect \"ann@example.com\";").await;
+    mda.script(bob, "redirect \"ann@example.com\";").await;
     send(&mda, bob, "alice@example.com", success, 10).await;
     eventually("ann has it", SOON, || async { (count(&mda, ann, "INBOX").await == 1).then_some(()) }).await;
     // The last one is reported after the others would have been.
-    script(&mda, bob, "keep;").await;
+    mda.script(bob, "keep;").await;
     send(&mda, bob, "alice@example.com", success, 10).await;
     eventually("a report", SOON, || async { (count(&mda, alice, "INBOX").await >= 2).then_some(()) }).await;
     let mut sql = mda.sql().await;
