@@ -92,7 +92,7 @@ async fn every_refusal_is_counted_by_its_reason() {
     let site = Site::up(
         options(
             "mda:\n  login_backoff: { account_failures: 3, network_failures: 100, first_seconds: 600 }\n\
-             smtp-ingress:\n  max_message_size: 3000000\n  max_bytes_in_flight: 7000000\n  max_recipients: 3\n  \
+             smtp-ingress:\n  max_message_size: 3000000\n  max_bytes_in_flight: 8000000\n  max_recipients: 3\n  \
              max_messages_per_session: 2\n  max_hold_seconds: 100\n  max_hops: 5\n  refuse_early_talkers: true\n  \
              min_bytes_per_second: 1000\n  min_rate_seconds: 4\n  command_seconds: 8\n  tarpit_ms: 0\n  \
              directory_seconds: 2\n  resolve_cache_seconds: 0\n  dnsbl: [bl.example]\n  \
@@ -148,14 +148,15 @@ assert said[-1].startswith("450 4.7.1 Too many recipients"), said
 # Slow ones, and those for whom there is no room.
 slow, silent = Raw(), Raw(); slow.open(); slow.send("x\r\n")
 line = b"x" * 998 + b"\r\n"
-holders = [Raw(peer=f"192.0.2.{n}").open() for n in range(3)]
-for holder in holders[:2]: holder.send(line * 2_900)
+# Two of 2.4 MB leave no room for a third of 2.9 MB, and enough for their own growth below.
+holders = [Raw(peer=f"192.0.2.{n}").open() for n in range(2)]
+for holder in holders: holder.send(line * 2_400)
 # Their bytes have arrived when the server has read them; each goes on fast enough meanwhile.
-for _ in range(50):
-    last = Raw(peer="192.0.2.9")("MAIL FROM:<a@sender.example> SIZE=2900000")
+for n in range(100):
+    last = Raw(peer=f"192.0.2.{100 + n}")("MAIL FROM:<a@sender.example> SIZE=2900000")
     if last.startswith("452 4.3.1"): break
-    for holder in holders: holder.send(line)
-    time.sleep(0.2)
+    for holder in holders: holder.send(line * 4)
+    time.sleep(0.3)
 else: raise AssertionError(last)
 for holder in holders: holder.sock.close()
 try:
