@@ -16,7 +16,7 @@ demo:
 test:
 	@$(PACKAGES) test
 	cargo build --workspace
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 check:
 	@$(PACKAGES) check
