@@ -18,7 +18,7 @@ use crate::{
 
 /// The name of an element's reference in WebDriver's JSON (§12).
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Ends with its driver.
 pub struct Browser {
@@ -122,9 +122,16 @@ impl Browser {
     }
 
     pub async fn fill(&self, css: &str, text: &str) {
-        let element = self.element(css).await;
-        self.command("POST", &format!("/element/{element}/clear"), json!({})).await.unwrap();
-        self.command("POST", &format!("/element/{element}/value"), json!({ "text": text })).await.unwrap();
+        let start = Instant::now();
+        loop {
+            let element = self.element(css).await;
+            let clear = self.command("POST", &format!("/element/{element}/clear"), json!({})).await;
+            let value = self.command("POST", &format!("/element/{element}/value"), json!({ "text": text })).await;
+            match clear.and(value) {
+                Ok(_) => return,
+                Err(e) => assert!(start.elapsed() < PATIENCE, "fill {css}: {e}"),
+            }
+        }
     }
 
     /// Says yes to a question of the page.
@@ -133,9 +140,14 @@ impl Browser {
     }
 
     pub async fn text(&self, css: &str) -> String {
-        let element = self.element(css).await;
-        let text = self.command("GET", &format!("/element/{element}/text"), Value::Null).await.unwrap();
-        text.as_str().unwrap().to_owned()
+        let start = Instant::now();
+        loop {
+            let element = self.element(css).await;
+            match self.command("GET", &format!("/element/{element}/text"), Value::Null).await {
+                Ok(text) => return text.as_str().unwrap().to_owned(),
+                Err(e) => assert!(start.elapsed() < PATIENCE, "text {css}: {e}"),
+            }
+        }
     }
 
     /// A PNG of what is in the window.

@@ -39,7 +39,7 @@ pub async fn request(method: &str, place: &str, path: &str, headers: &[(&str, &s
         while !is_whole(&all) && stream.read_buf(&mut all).await? > 0 {}
         std::io::Result::Ok(all)
     };
-    let all = tokio::time::timeout(Duration::from_secs(60), exchange).await.expect("an answer within a minute");
+    let all = tokio::time::timeout(Duration::from_secs(180), exchange).await.expect("an answer within three minutes");
     parse(&String::from_utf8_lossy(&all.unwrap_or_else(|e| panic!("{method} {place}{path}: {e}"))))
 }
 

@@ -29,14 +29,15 @@ pub mod tokens;
 
 use std::time::{Duration, Instant};
 
-/// Asks until there is an answer; panics with `what` after `limit`.
+/// Asks until there is an answer; panics with `what` after three times `limit`, which is for a machine with
+/// nothing else to do.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, limit: Duration, ask: impl Fn() -> F) -> T {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        assert!(start.elapsed() < 3 * limit, "not within three times {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

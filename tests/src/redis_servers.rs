@@ -17,7 +17,7 @@ use crate::{
     process::{Process, program},
 };
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(180);
 
 /// A port that is free, and so is the one 10,000 above it, where cluster nodes talk. Both lie below the ports
 /// that connections get.
@@ -170,7 +170,7 @@ impl Cluster {
 
     /// Kills the node that has a key; returns when another one has it.
     pub async fn fail_over(&mut self, key: &str) {
-        let owner = self.owner(&self.nodes[0], key).unwrap();
+        let owner = eventually("the key has an owner", SOON, || async { self.owner(&self.nodes[0], key) }).await;
         self.nodes.retain(|node| node.port != owner);
         eventually("a replica takes over", SOON, || async {
             self.owner(&self.nodes[0], key).filter(|now| *now != owner)

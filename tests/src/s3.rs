@@ -43,7 +43,7 @@ impl S3 {
             "endpoint": format!("http://{}", self.address),
             "access_key_id": "test-id",
             "secret_access_key": "test-key",
-            "timeout_seconds": 5,
+            "timeout_seconds": 20,
             "sweep_seconds": 1,
         })
     }

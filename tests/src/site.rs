@@ -108,7 +108,7 @@ impl Site {
     /// SIGTERM, and what it takes to drain.
     pub fn stop(&mut self) {
         if let Some(mut up) = self.up.take() {
-            up.stop(Duration::from_secs(60));
+            up.stop(Duration::from_secs(150));
         }
     }
 
@@ -196,7 +196,7 @@ impl Drop for Site {
             && up.is_running()
             && !std::thread::panicking()
         {
-            up.stop(Duration::from_secs(60));
+            up.stop(Duration::from_secs(150));
         }
     }
 }

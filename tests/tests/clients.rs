@@ -39,7 +39,7 @@ fn curl(site: &Site, url: &str, more: &[&str]) -> String {
 fn wait_for(site: &Site, messages: usize) {
     let program = format!(
         "imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login('bob@example.com', 'secret')\n\
-         for _ in range(100):\n    \
+         for _ in range(600):\n    \
              if int(imap.select('INBOX')[1][0]) >= {messages}: sys.exit(0)\n    \
              time.sleep(0.1)\n\
          sys.exit('no mail')"

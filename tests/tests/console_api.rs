@@ -390,7 +390,17 @@ async fn a_fuzzer_finds_no_server_error_and_no_undocumented_answer() {
                 "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
             ])
             .args(["--exclude-operation-id", "followJourney", "--phases", "examples,coverage,fuzzing"])
-            .args(["--max-examples", "20", "--seed", "1", "--no-color", "--suppress-health-check", "all"])
+            .args([
+                "--max-examples",
+                "20",
+                "--seed",
+                "1",
+                "--no-color",
+                "--suppress-health-check",
+                "all",
+                "--request-timeout",
+                "120",
+            ])
             .current_dir(site.data())
             .output()
             .unwrap();

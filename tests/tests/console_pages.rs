@@ -43,15 +43,15 @@ impl Stage {
             let onward = if options.domains == ["sender.com"] { format!("\n  sites: [{site}]") } else { String::new() };
             options.config = Some(format!(
                 "console:\n  trace_url: \"https://grafana.example/trace/{{trace_id}}\"{onward}\n\
-                 outbound-relay: {{ retry_first: 1, retry_max: 2 }}\n"
+                 outbound-relay: {{ retry_first: 1, retry_max: 2, back_off_first: 1, back_off_max: 2 }}\n"
             ));
             options
         })
         .await;
         std::fs::write(&file, token(&sites.example, "support", &[])).unwrap();
         // It reads the token when it starts.
-        sites.sender.signal("console", "TERM");
         let before = sites.sender.pids("console");
+        sites.sender.signal("console", "TERM");
         eventually("the console is back", Duration::from_secs(60), || async {
             let is_new = sites.sender.pids("console") != before;
             (is_new && tokio::net::TcpStream::connect(place(&sites.sender)).await.is_ok()).then_some(())
@@ -111,7 +111,7 @@ async fn send(browser: &Browser, from: &str, to: &str, password: Option<&str>) {
 const READ: &str = r#"
 imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS)
 imap.login("bob@example.com", "secret")
-for _ in range(200):
+for _ in range(1200):
     if int(imap.select("INBOX")[1][0]): break
     time.sleep(0.1)
 assert b"shows its own way" in imap.fetch("1", "(BODY[])")[1][0][1]

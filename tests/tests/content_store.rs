@@ -15,6 +15,7 @@ use proto::{
 };
 use tests::{
     client::python,
+    dns::NameServer,
     eventually,
     s3::S3,
     site::{Options, Site, free_port_offset},
@@ -154,7 +155,7 @@ async fn a_store_that_is_away_costs_a_451_and_no_message() {
     let s3 = S3::start().await;
     let mut options = Options::new("127.0.0.32", free_port_offset(&["127.0.0.32"]), "example.com");
     let mut store = s3.config("one");
-    store["timeout_seconds"] = 2.into();
+    store["timeout_seconds"] = 5.into();
     options.config = Some(yaml(&store));
     let site = Site::up(options);
     for name in ["alice", "bob"] {
@@ -182,7 +183,7 @@ except poplib.error_proto as e: assert b"SYS/TEMP" in e.args[0], e
     run(&site, "example.com", away);
     s3.signal("CONT");
     let after = r#"
-for _ in range(100):
+for _ in range(600):
     imap = inbox("bob@example.com", 2)
     if imap.fetch("1", "(BODY.PEEK[])")[0] == "OK": break
     time.sleep(0.2)
@@ -197,7 +198,9 @@ inbox("bob@example.com", 3)
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_of_mda_lose_no_body() {
     let s3 = S3::start().await;
-    let mut options = Options::new("127.0.0.33", free_port_offset(&["127.0.0.33"]), "example.com");
+    let dns = NameServer::start(&["com."]).await;
+    let mut options = Options::new("127.0.0.33", free_port_offset(&["127.0.0.33"]), "example.com")
+        .more(&["--dns", &dns.address.to_string()]);
     options.config = Some(yaml(&s3.config("one")));
     let site = Site::up(options);
     for name in ["alice", "bob"] {
@@ -205,9 +208,9 @@ async fn kills_of_mda_lose_no_body() {
     }
     let program = r#"
 import hashlib, itertools, threading
-numbers, lock, accepted = itertools.count(), threading.Lock(), {}
+numbers, lock, accepted, stop = itertools.count(), threading.Lock(), {}, time.time() + 300
 def session(source):
-    while len(accepted) < 60:
+    while len(accepted) < 60 and time.time() < stop:
         n = next(numbers); m = message(n, 40_000)
         try:
             smtp = smtplib.SMTP(HOST, PORT[25], timeout=30, source_address=(source, 0)); smtp.ehlo("load.com")
@@ -219,7 +222,7 @@ def session(source):
         else: time.sleep(0.3)
 threads = [threading.Thread(target=session, args=("127.0.0.%d" % (100 + n),)) for n in range(4)]
 [t.start() for t in threads]; [t.join() for t in threads]
-deadline = time.time() + 90
+deadline = time.time() + 180
 while True:
     try:
         imap = login("bob@example.com"); count = int(imap.select("INBOX")[1][0])

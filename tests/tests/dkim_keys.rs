@@ -41,7 +41,7 @@ fn selectors(site: &Site) -> Vec<String> {
 smtp = smtplib.SMTP_SSL(HOST, PORT[465], context=TLS); smtp.login("bob@example.com", "secret")
 smtp.sendmail("bob@example.com", "bob@example.com", b"From: bob@example.com\r\nSubject: x\r\n\r\nx\r\n"); smtp.quit()
 imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login("bob@example.com", "secret")
-for _ in range(200):
+for _ in range(1200):
     count = int(imap.select("INBOX")[1][0])
     if count: break
     time.sleep(0.1)
@@ -49,7 +49,7 @@ signed = imap.fetch(str(count), "(BODY.PEEK[])")[1][0][1]
 imap.store("1:*", "+FLAGS", "\\Deleted"); imap.expunge()
 smtp = smtplib.SMTP(HOST, PORT[25]); smtp.ehlo("elsewhere.com"); smtp.mail("x@nowhere.com"); smtp.rcpt("bob@example.com")
 code, text = smtp.data(signed); assert code == 250, (code, text)
-for _ in range(200):
+for _ in range(1200):
     if int(imap.select("INBOX")[1][0]): break
     time.sleep(0.1)
 checked = imap.fetch("1", "(BODY.PEEK[])")[1][0][1].decode()

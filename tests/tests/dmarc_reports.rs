@@ -191,7 +191,7 @@ code, text = smtp.data(b"From: ceo@sender.com\r\nSubject: x\r\n\r\nx\r\n"); asse
     send(250);
     let junk = r#"
 imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login("bob@example.com", "secret")
-for _ in range(200):
+for _ in range(1200):
     if int(imap.select("Junk")[1][0]): break
     time.sleep(0.1)
 assert imap.select("Junk")[1][0] == b"1" and imap.select("INBOX")[1][0] == b"0"

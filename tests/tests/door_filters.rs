@@ -88,7 +88,7 @@ def send(sender, subject, body=b"x\r\n", to=("bob@example.com",)):
     code, said = smtp.getreply(); return code, said.decode()
 def fetch(mailbox, subject, user="bob@example.com"):
     imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login(user, "secret")
-    for _ in range(150):
+    for _ in range(900):
         imap.select(mailbox)
         found = imap.search(None, "SUBJECT", subject)[1][0].split()
         if found: return imap.fetch(found[0], "(BODY.PEEK[])")[1][0][1]
@@ -105,7 +105,7 @@ async fn a_filter_refuses_adds_and_quarantines() {
     let (mut process, port) = filter(&[]);
     // One that is not there and need not be, and one that must.
     let site = site(&format!(
-        "{{ address: \"unix:/nowhere/filter\", fail_open: true }}, {{ address: \"inet:127.0.0.1:{port}\", timeout_seconds: 5 }}"
+        "{{ address: \"unix:/nowhere/filter\", fail_open: true }}, {{ address: \"inet:127.0.0.1:{port}\", timeout_seconds: 30 }}"
     ));
     play(
         &site,
@@ -146,7 +146,7 @@ smtp.rset(); assert smtp.mail("evil@x.example")[0] == 550
     assert!(metrics::sum(&site, "smtp-ingress", "smtp_unguarded_total", "guard=\"milter\"") >= 5.0);
 
     // Closed as configured; our users' mail is none of its business.
-    process.stop(Duration::from_secs(20));
+    process.stop(Duration::from_secs(60));
     play(
         &site,
         r#"

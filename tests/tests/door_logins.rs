@@ -123,7 +123,7 @@ for port in (465, 587):
 # Other mail servers are not asked, so whatever certificate they have does no harm.
 assert connect(25, "thief").mail("a@x.example")[0] == 250
 imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login("bob@example.com", "secret")
-for _ in range(100):
+for _ in range(600):
     if int(imap.select("INBOX")[1][0]) == 2: break
     time.sleep(0.1)
 else: sys.exit("no mail")

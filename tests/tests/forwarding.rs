@@ -37,7 +37,7 @@ impl World {
         let up = |host: &str, domain: &str| {
             let (server, port) = (dns.address.to_string(), (25 + offset).to_string());
             let mut options = Options::new(host, offset, domain).more(&["--dns", &server, "--relay-port", &port]);
-            options.config = Some(config.to_owned());
+            options.config = Some(format!("outbound-relay: {{ retry_first: 1, retry_max: 2 }}\n{config}"));
             Site::up(options)
         };
         let [sender, example, last] = [0, 1, 2].map(|n| up(HOSTS[n], DOMAINS[n]));
@@ -73,7 +73,7 @@ fn read(site: &Site, user: &str) -> String {
     let program = format!(
         r#"
 imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login({user:?}, "secret")
-for _ in range(300):
+for _ in range(1800):
     if int(imap.select("INBOX")[1][0]): break
     time.sleep(0.1)
 print(imap.fetch("1", "(BODY.PEEK[])")[1][0][1].decode())
@@ -126,7 +126,7 @@ assert chain == b"pass", (chain, results, reason)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bounces_of_a_forward_reach_the_sender() {
-    let world = World::up("outbound-relay: { retry_first: 1, retry_max: 2 }\n").await;
+    let world = World::up("").await;
     world.example.admin(&["alias", "add", "gone@example.com", "nobody@final.com"], "");
     world.example.admin(&["alias", "add", "carol@example.com", "carol@final.com"], "");
 
@@ -223,7 +223,7 @@ for path in {paths:?}:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sieve_redirect_leaves_under_a_reverse_path_of_ours_and_bounces_come_back() {
-    let world = World::up("outbound-relay: { retry_first: 1, retry_max: 2 }\n").await;
+    let world = World::up("").await;
     let redirect = |to: &str| {
         let text = format!("redirect \"{to}\";");
         world.example.admin(&["sieve", "put", "bob@example.com", "main", "--activate"], &text);

@@ -88,7 +88,7 @@ other = client()
 other.select_folder("INBOX")
 other.idle()
 c.set_flags([1], [b"\\Seen", b"Work"])
-told = other.idle_check(timeout=5)
+told = other.idle_check(timeout=60)
 other.idle_done()
 assert any(line[1] == b"FETCH" and b"Work" in line[2][3] for line in told), told
 c.add_flags([1], [b"\\Deleted"]); c.uid_expunge([1])

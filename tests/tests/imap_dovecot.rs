@@ -35,7 +35,7 @@ fn dovecot(folder: &Path, port: u16) -> Process {
     let daemon = Process::start(Command::new(program("dovecot", "dovecot-imapd")).arg("-F").arg("-c").arg(&file));
     let start = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(start.elapsed() < Duration::from_secs(20), "Dovecot does not answer");
+        assert!(start.elapsed() < Duration::from_secs(60), "Dovecot does not answer");
         std::thread::sleep(Duration::from_millis(100));
     }
     daemon
@@ -61,7 +61,7 @@ async fn every_difference_to_dovecot_has_a_reason() {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    daemon.stop(Duration::from_secs(20));
+    daemon.stop(Duration::from_secs(60));
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     eprintln!("{said}");
     assert!(output.status.success(), "{said}");

@@ -10,7 +10,9 @@ use tests::{
 /// 10,000 messages of 4 kB before Postgres knows how many there are.
 #[test]
 fn ten_thousand_new_messages_are_read_at_once() {
-    let site = Site::up(Options::new("127.0.0.1", free_port_offset(&["127.0.0.1"]), "example.com"));
+    let mut options = Options::new("127.0.0.1", free_port_offset(&["127.0.0.1"]), "example.com");
+    options.config = Some("imap-gateway: { call_seconds: 40 }\npop3-gateway: { call_seconds: 40 }\n".into());
+    let site = Site::up(options);
     site.account("bob@example.com");
     let program = r#"
 import poplib, re

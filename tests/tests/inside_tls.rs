@@ -65,7 +65,7 @@ async fn a_message_travels_under_the_charts_certificates() {
     let check = |more: &[&str]| {
         let at = |port| format!("{}:{}", site.host(), site.port(port));
         let output = Command::new(ours("postroad"))
-            .args(["check", "--mda", mda.trim(), "--submissions", &at(465), "--imaps", &at(993), "--timeout", "20"])
+            .args(["check", "--mda", mda.trim(), "--submissions", &at(465), "--imaps", &at(993), "--timeout", "120"])
             .args(["--server-name", "mail.example.com", "--ca"])
             .arg(site.ca())
             .args(more)

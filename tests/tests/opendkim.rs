@@ -57,7 +57,7 @@ def deliver(smtp, message):
     code, text = smtp.getreply(); assert code == 250, (code, text)
 def inbox(count):
     imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login("bob@example.com", "secret")
-    for _ in range(300):
+    for _ in range(1800):
         if int(imap.select("INBOX")[1][0]) >= count: break
         time.sleep(0.1)
     return [imap.fetch(str(n + 1), "(BODY.PEEK[])")[1][0][1] for n in range(count)]

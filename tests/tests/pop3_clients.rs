@@ -153,7 +153,7 @@ pop.dele(1); pop.rset(); pop.dele(2)
 pop.close()
 
 # Gone without QUIT: everything is there, with the ids it had.
-for attempt in range(100):
+for attempt in range(600):
     pop = poplib.POP3_SSL(HOST, PORT[995], context=TLS); pop.user("bob@example.com")
     try: pop.pass_("secret"); break
     except poplib.error_proto as e: assert b"[IN-USE]" in e.args[0], e; time.sleep(0.1)

@@ -12,7 +12,7 @@ use tests::{
     site::{Options, Site, free_port_offset},
 };
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 async fn both() -> (Site, Postfix, NameServer, u16) {
     let dns = NameServer::start(&["com."]).await;
@@ -44,7 +44,7 @@ def submit(recipient, subject):
     smtp.sendmail("alice@sender.com", [recipient], f"From: alice@sender.com\r\nTo: {recipient}\r\nSubject: {subject}\r\n\r\n.dot\r\nhello\r\n")
 def inbox():
     imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login("alice@sender.com", "secret")
-    for _ in range(200):
+    for _ in range(1200):
         if int(imap.select("INBOX")[1][0]): return imap.fetch("1", "(BODY.PEEK[])")[1][0][1].decode()
         time.sleep(0.1)
     raise SystemExit("nothing came")

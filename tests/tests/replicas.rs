@@ -123,7 +123,10 @@ async fn restart(site: &Site, service: &str, number: usize) {
     let old = pid().unwrap();
     let ended = std::process::Command::new("kill").arg(old.to_string()).status().unwrap();
     assert!(ended.success());
-    tests::eventually("it runs again", Duration::from_secs(60), || async { pid().filter(|p| *p != old) }).await;
+    let new =
+        tests::eventually("it runs again", Duration::from_secs(60), || async { pid().filter(|p| *p != old) }).await;
+    tests::eventually("it is ready", Duration::from_secs(60), || async { tests::metrics::is_ready(new).then_some(()) })
+        .await;
     // minReadySeconds of the chart, in small.
     tokio::time::sleep(Duration::from_secs(3)).await;
 }

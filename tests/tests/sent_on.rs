@@ -20,7 +20,7 @@ use tests::{
     storage::Mda,
 };
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 async fn limited(mda: &Mda, address: &str, quota_bytes: u64) -> u64 {
     let request =
@@ -145,7 +145,7 @@ def submit(to, body):
     smtp.close(); return code, text
 def inbox(user, count):
     imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS); imap.login(user, "secret")
-    for _ in range(300):
+    for _ in range(1800):
         if int(imap.select("INBOX")[1][0]) >= count: return [imap.fetch(str(n + 1), "(BODY.PEEK[])")[1][0][1] for n in range(count)]
         time.sleep(0.1)
     raise SystemExit(f"{user} has not {count}")

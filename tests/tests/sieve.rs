@@ -32,7 +32,7 @@ def submit(subject, recipient="bob@example.com", body="hello", header=""):
 def box(user, name="INBOX", count=1):
     imap = imaplib.IMAP4_SSL(HOST, PORT[993], ssl_context=TLS)
     imap.login(user, "secret")
-    for _ in range(300):
+    for _ in range(1800):
         kind, data = imap.select(name)
         if kind == "OK" and int(data[0]) >= count:
             found = imap.fetch("1:*", "(FLAGS BODY.PEEK[])")[1]

@@ -48,7 +48,7 @@ async fn gateway(peer: SocketAddr) -> Gateway {
 
     let mut config = pop3_gateway::Config { pop3_listen: free_port(), pop3s_listen: free_port(), ..Default::default() };
     config.mda = peer.into();
-    config.call_seconds = 1;
+    config.call_seconds = 10;
     config.listener.tls_cert = Some(cert_file);
     config.listener.tls_key = Some(key_file);
     let (plain, tls) = (config.pop3_listen, config.pop3s_listen);
@@ -101,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     async fn line(&mut self) -> Vec<u8> {
         let mut line = Vec::new();
         let read = self.0.read_until(b'\n', &mut line);
-        tokio::time::timeout(Duration::from_secs(20), read).await.expect("a reply in time").unwrap();
+        tokio::time::timeout(Duration::from_secs(60), read).await.expect("a reply in time").unwrap();
         line
     }
 

@@ -141,20 +141,25 @@ impl Drop for Up {
     }
 }
 
-/// An offset at which no mail port is in use; all of them below the ephemeral range.
+/// An offset at which no port is in use; all of them below the ephemeral range.
 fn free_offset() -> u16 {
-    (0..)
-        .map(|_| 1_100 + (uuid::Uuid::new_v4().as_u128() % 17_000) as u16)
-        .find(|offset| {
-            [25, 587, 465, 143, 993, 110, 995].iter().all(|p| TcpListener::bind(("127.0.0.1", p + offset)).is_ok())
-        })
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let start = (std::process::id() % 40) as u16;
+    let is_free = |offset: &u16| {
+        [25, 587, 465, 143, 993, 110, 995, 4190, 8080]
+            .iter()
+            .all(|port| TcpListener::bind(("127.0.0.1", port + offset)).is_ok())
+    };
+    (0..400)
+        .map(|_| 3_000 + (start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) % 400 * 40)
+        .find(is_free)
         .unwrap()
 }
 
 fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(30), "still not: {what}");
+        assert!(start.elapsed() < Duration::from_secs(120), "still not: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -175,7 +175,9 @@ async fn start(
     directory: Option<Directory>,
 ) -> AuthClient<tonic::transport::Channel> {
     let service = runtime::Service::detached("auth-checker");
-    config.dns = dns::Config { server: Some(dns), timeout_ms: 200, attempts: 1, ..dns::Config::default() };
+    // Only who has a name server that never answers wants to know that soon.
+    let timeout_ms = if directory.is_some() { 10_000 } else { 200 };
+    config.dns = dns::Config { server: Some(dns), timeout_ms, attempts: 1, ..dns::Config::default() };
     if let Some(directory) = directory {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         config.mda = listener.local_addr().unwrap().into();

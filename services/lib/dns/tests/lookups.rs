@@ -34,8 +34,8 @@ async fn name_server(origin: &str, records: Vec<(&str, RData)>) -> (SocketAddr, 
     (address, server)
 }
 
-fn resolver(server: SocketAddr) -> Resolver {
-    Resolver::new(&Config { server: Some(server), timeout_ms: 300, attempts: 1, ..Config::default() }).unwrap()
+fn resolver(server: SocketAddr, timeout_ms: u64) -> Resolver {
+    Resolver::new(&Config { server: Some(server), timeout_ms, attempts: 1, ..Config::default() }).unwrap()
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn records_no_data_and_no_such_name() {
         ],
     )
     .await;
-    let resolver = resolver(address);
+    let resolver = resolver(address, 10_000);
 
     assert_eq!(resolver.mx("example.com").await.unwrap(), [Mx { preference: 10, host: "mx.example.com".into() }]);
     assert_eq!(resolver.mx("null.example.com").await.unwrap(), [Mx { preference: 0, host: String::new() }]);
@@ -74,12 +74,12 @@ async fn records_no_data_and_no_such_name() {
 async fn a_server_that_refuses_or_is_dead_is_transient() {
     let (address, _server) = name_server("example.com.", vec![]).await;
     // Not its zone: REFUSED.
-    let refused = resolver(address).mx("example.org").await.unwrap_err();
+    let refused = resolver(address, 10_000).mx("example.org").await.unwrap_err();
     assert!(matches!(refused, LookupError::Refused { .. }) && refused.is_transient());
 
     // Bound, but silent.
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let resolver = resolver(silent.local_addr().unwrap());
+    let resolver = resolver(silent.local_addr().unwrap(), 300);
     assert!(resolver.mx("example.com").await.unwrap_err().is_transient());
     assert!(resolver.addresses("example.com").await.unwrap_err().is_transient());
 }

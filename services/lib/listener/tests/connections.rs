@@ -49,7 +49,7 @@ async fn tell(mut connection: Connection) {
 async fn line(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
     let mut out = Vec::new();
     while !out.ends_with(b"\r\n") {
-        match tokio::time::timeout(Duration::from_secs(5), stream.read_u8()).await.expect("a line") {
+        match tokio::time::timeout(Duration::from_secs(60), stream.read_u8()).await.expect("a line") {
             Ok(byte) => out.push(byte),
             Err(_) => return format!("closed after {:?}", String::from_utf8_lossy(&out)),
         }
@@ -267,7 +267,7 @@ fn configuration_errors_name_the_file() {
 
 #[tokio::test]
 async fn goodbyes_are_spread_over_time() {
-    let config = ListenerConfig { goodbye_spread_seconds: 2, ..Default::default() };
+    let config = ListenerConfig { goodbye_spread_seconds: 10, ..Default::default() };
     let (listener, address) = bind(None, &config);
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(listener.serve(shutdown.clone(), |mut connection: Connection| async move {
@@ -296,6 +296,6 @@ async fn goodbyes_are_spread_over_time() {
         times.push(one.await.unwrap());
     }
     server.await.unwrap();
-    let early = times.iter().filter(|t| **t < 1_000).count();
+    let early = times.iter().filter(|t| **t < 5_000).count();
     assert!((5..=35).contains(&early), "{early} of 40 in the first half: {times:?}");
 }

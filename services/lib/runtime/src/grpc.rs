@@ -350,9 +350,9 @@ mod tests {
         let mut client = proto::auth::auth_client::AuthClient::new(channel(&peers, Duration::from_secs(9)));
         let half = || futures::stream::iter([proto::auth::SignRequest::default()]);
         let cancelled = client.sign(half().chain(futures::stream::pending()));
-        assert!(tokio::time::timeout(Duration::from_millis(500), cancelled).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_secs(3), cancelled).await.is_err());
         assert!(matches!(ends.recv().await, Some(Err(_))), "cancelled");
-        assert!(tokio::time::timeout(Duration::from_millis(500), client.sign(half())).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_secs(3), client.sign(half())).await.is_err());
         assert_eq!(ends.recv().await, Some(Ok(())), "complete");
     }
 

@@ -38,7 +38,7 @@ fn ok(policy: &str) -> String {
 
 /// The TLS results, once there are some.
 async fn counted(site: &crate::support::Site) -> Vec<TlsResult> {
-    for _ in 0..100 {
+    for _ in 0..1_000 {
         let results = site.mda.0.lock().unwrap().tls_results.clone();
         if !results.is_empty() {
             return results;
@@ -133,7 +133,7 @@ async fn the_daily_report_goes_to_whom_the_domain_names() {
     let results = vec![result("", 41, 0), result(failure, 0, 1)];
     let report = TlsReport { domain: "example.com".into(), day: "2026-01-31".into(), results };
     site.mda.0.lock().unwrap().tls_reports.push(report);
-    for _ in 0..200 {
+    for _ in 0..2_000 {
         if site.mda.0.lock().unwrap().finished_reports == 1 {
             break;
         }

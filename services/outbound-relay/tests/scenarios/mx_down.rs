@@ -31,7 +31,7 @@ async fn all_are_down_and_come_back() {
     let port = probe.address.port();
     // The peer lives on another address of the same port; ours refuses connections.
     let zone = ["example.com. MX 10 first.example.com.", "first.example.com. A 127.0.0.9"];
-    let site = site(&zone, port, |c| c.back_off_first = 1).await;
+    let site = site(&zone, port, |c| c.back_off_first = 10).await;
     site.submit(vec![delivery("bob@example.com")]).await;
     let (name, text) = told(&site.outcomes(1).await[0]);
     assert_eq!(name, "deferred");
@@ -47,7 +47,7 @@ async fn all_are_down_and_come_back() {
     assert_eq!(site.mda.0.lock().unwrap().given_back.len(), 1);
     // Until it is back.
     let peer = Peer::start(&format!("127.0.0.9:{port}"), Script::default()).await;
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
     site.hand_out_again().await;
     assert_eq!(told(&site.outcomes(2).await[1]).0, "relayed");
     assert_eq!(peer.taken(), 1);

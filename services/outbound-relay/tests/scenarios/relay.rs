@@ -189,7 +189,7 @@ async fn a_connection_is_used_again_and_replaced_when_it_died() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_destination_holds_nobody_else() {
-    let slow = peer(Script { delay: Duration::from_secs(10), ..Script::default() }).await;
+    let slow = peer(Script { delay: Duration::from_secs(20), ..Script::default() }).await;
     let port = slow.address.port();
     let fast = Peer::start(&format!("127.0.0.3:{port}"), Script::default()).await;
     let site = site(&[], port, |c| c.per_destination = 2).await;

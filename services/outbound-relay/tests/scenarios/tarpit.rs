@@ -7,7 +7,7 @@ use crate::support::{Peer, Script, delivery, site, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_replies_are_waited_for() {
-    let slow = Peer::start("127.0.0.1:0", Script { tarpit: Duration::from_millis(800), ..Script::default() }).await;
+    let slow = Peer::start("127.0.0.1:0", Script { tarpit: Duration::from_secs(3), ..Script::default() }).await;
     let port = slow.address.port();
     let fast = Peer::start(&format!("127.0.0.3:{port}"), Script::default()).await;
     let site = site(&[], port, |_| ()).await;
@@ -37,7 +37,15 @@ async fn silence_sends_its_mail_back_to_wait() {
     }
     let outcomes = site.outcomes(1).await;
     assert_eq!(told(&outcomes[0]), ("deferred", "127.0.0.1: timed out".into()));
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..1_000 {
+        {
+            let state = site.mda.0.lock().unwrap();
+            if state.outcomes.len() + state.given_back.len() >= 50 {
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let (tried, back) = {
         let state = site.mda.0.lock().unwrap();
         (state.outcomes.len(), state.given_back.clone())

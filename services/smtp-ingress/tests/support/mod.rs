@@ -384,7 +384,7 @@ impl Client {
     pub async fn line(&mut self) -> Option<String> {
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") {
-            let byte = tokio::time::timeout(Duration::from_secs(10), self.wire().read_u8()).await;
+            let byte = tokio::time::timeout(Duration::from_secs(60), self.wire().read_u8()).await;
             match byte.unwrap_or_else(|_| panic!("no reply, only {:?}", String::from_utf8_lossy(&line))) {
                 Ok(byte) => line.push(byte),
                 Err(_) => return None,

@@ -39,7 +39,7 @@ impl System {
             imap_listen: address,
             mda: mda_address.into(),
             allow_cleartext_login: true,
-            call_seconds: 2,
+            call_seconds: 10,
             ..Config::default()
         };
         change(&mut config);
@@ -133,7 +133,7 @@ impl Client {
 
     async fn more(&mut self) -> bool {
         let read = self.stream.read_buf(&mut self.input);
-        tokio::time::timeout(Duration::from_secs(10), read).await.expect("an answer in time").is_ok_and(|n| n > 0)
+        tokio::time::timeout(Duration::from_secs(60), read).await.expect("an answer in time").is_ok_and(|n| n > 0)
     }
 
     pub async fn exactly(&mut self, len: usize) -> Vec<u8> {

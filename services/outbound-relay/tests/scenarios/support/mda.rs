@@ -31,6 +31,7 @@ pub struct State {
     pub given_back: Vec<String>,
     pub policies: HashMap<String, pb_relay::StsPolicy>,
     pub pools: Vec<pb_relay::EgressPool>,
+    pub pool_asks: usize,
     pub rests: Vec<pb_relay::RestRequest>,
     pub tls_results: Vec<pb_relay::TlsResult>,
     pub tls_reports: Vec<pb_relay::TlsReport>,
@@ -249,6 +250,8 @@ impl egress_server::Egress for Mda {
         &self,
         _: Request<pb_relay::ListPoolsRequest>,
     ) -> Result<Response<pb_relay::ListPoolsResponse>, Status> {
-        Ok(Response::new(pb_relay::ListPoolsResponse { pools: self.0.lock().unwrap().pools.clone() }))
+        let mut state = self.0.lock().unwrap();
+        state.pool_asks += 1;
+        Ok(Response::new(pb_relay::ListPoolsResponse { pools: state.pools.clone() }))
     }
 }

@@ -146,7 +146,7 @@ impl Site {
 
     /// The outcomes, once there are `count`.
     pub async fn outcomes(&self, count: usize) -> Vec<Outcome> {
-        for _ in 0..1_000 {
+        for _ in 0..4_000 {
             {
                 let state = self.mda.0.lock().unwrap();
                 if state.outcomes.len() >= count {
@@ -160,7 +160,7 @@ impl Site {
 
     /// Entries still in the stream, once they are `count`.
     pub async fn stream_is_empty(&self) -> bool {
-        for _ in 0..200 {
+        for _ in 0..2_000 {
             if self.producer.length(Stream::Remote).await.unwrap() == 0 {
                 return true;
             }
