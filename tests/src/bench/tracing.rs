@@ -3,8 +3,8 @@
 use super::{Measure, Run, Size, measure, subject::Postroad};
 use crate::collector::Collector;
 
-/// Each way twice, in turn, so that a machine that gets slower is not taken for tracing.
-const ROUNDS: usize = 2;
+/// Each way as often, in turn, so that a machine that gets slower is not taken for tracing.
+const ROUNDS: usize = 4;
 
 async fn all(run: &Run, sizes: [Size; 3], environment: &[(String, String)]) -> Vec<Measure> {
     let mut subject = Postroad::start_with(environment).await;
