@@ -110,27 +110,29 @@ impl Browser {
     }
 
     pub async fn click(&self, css: &str) {
-        let start = Instant::now();
-        loop {
-            let element = self.element(css).await;
-            match self.command("POST", &format!("/element/{element}/click"), json!({})).await {
-                Ok(_) => return,
-                // It was drawn again meanwhile.
-                Err(e) => assert!(start.elapsed() < PATIENCE, "click {css}: {e}"),
-            }
-        }
+        self.act(css, &[("POST", "click", json!({}))]).await;
     }
 
     pub async fn fill(&self, css: &str, text: &str) {
+        self.act(css, &[("POST", "clear", json!({})), ("POST", "value", json!({ "text": text }))]).await;
+    }
+
+    /// Commands to one element, all of them again when it was drawn anew meanwhile; the last one's answer.
+    async fn act(&self, css: &str, commands: &[(&str, &str, Value)]) -> Value {
         let start = Instant::now();
-        loop {
+        'again: loop {
             let element = self.element(css).await;
-            let clear = self.command("POST", &format!("/element/{element}/clear"), json!({})).await;
-            let value = self.command("POST", &format!("/element/{element}/value"), json!({ "text": text })).await;
-            match clear.and(value) {
-                Ok(_) => return,
-                Err(e) => assert!(start.elapsed() < PATIENCE, "fill {css}: {e}"),
+            let mut last = Value::Null;
+            for (method, what, body) in commands {
+                match self.command(method, &format!("/element/{element}/{what}"), body.clone()).await {
+                    Ok(answer) => last = answer,
+                    Err(e) => {
+                        assert!(start.elapsed() < PATIENCE, "{what} {css}: {e}");
+                        continue 'again;
+                    }
+                }
             }
+            return last;
         }
     }
 
@@ -140,14 +142,7 @@ impl Browser {
     }
 
     pub async fn text(&self, css: &str) -> String {
-        let start = Instant::now();
-        loop {
-            let element = self.element(css).await;
-            match self.command("GET", &format!("/element/{element}/text"), Value::Null).await {
-                Ok(text) => return text.as_str().unwrap().to_owned(),
-                Err(e) => assert!(start.elapsed() < PATIENCE, "text {css}: {e}"),
-            }
-        }
+        self.act(css, &[("GET", "text", Value::Null)]).await.as_str().unwrap().to_owned()
     }
 
     /// A PNG of what is in the window.

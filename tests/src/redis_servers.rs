@@ -17,7 +17,7 @@ use crate::{
     process::{Process, program},
 };
 
-const SOON: Duration = Duration::from_secs(180);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A port that is free, and so is the one 10,000 above it, where cluster nodes talk. Both lie below the ports
 /// that connections get.

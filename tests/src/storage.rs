@@ -115,7 +115,7 @@ impl Redis {
                 .stdout(Stdio::null()),
         );
         let redis = Self { folder, _process: process };
-        eventually("redis answers", Duration::from_secs(60), || async { redis.command(&["PING"]).ok() }).await;
+        eventually("redis answers", Duration::from_secs(20), || async { redis.command(&["PING"]).ok() }).await;
         redis
     }
 
@@ -172,7 +172,7 @@ impl Mda {
         let running = tokio::spawn(mda::run(config, service.clone()));
         let channel = channel(&address.into(), Duration::from_secs(120));
         let mda = Self { address, database_url, redis, channel, service, running };
-        eventually("mda answers", Duration::from_secs(120), || async {
+        eventually("mda answers", Duration::from_secs(40), || async {
             assert!(!mda.running.is_finished(), "mda ended at its start");
             mda.admin().list_domains(proto::admin::ListDomainsRequest {}).await.ok()
         })

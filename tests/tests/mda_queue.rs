@@ -17,7 +17,7 @@ use proto::{
 use tests::{eventually, storage::Mda};
 use tonic::Code;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(20);
 const MESSAGE: &[u8] = b"From: a@else.org\r\nMessage-ID: <1@else.org>\r\nSubject: hi\r\n\r\nbody \xff\r\n.\r\n";
 
 fn queue_id() -> String {

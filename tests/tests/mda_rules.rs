@@ -14,7 +14,7 @@ use proto::{
 };
 use tests::{eventually, storage::Mda};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(20);
 
 fn queue_id() -> String {
     QueueId::from_bytes(*uuid::Uuid::now_v7().as_bytes()).to_string()

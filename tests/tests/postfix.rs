@@ -12,7 +12,7 @@ use tests::{
     site::{Options, Site, free_port_offset},
 };
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(30);
 
 async fn both() -> (Site, Postfix, NameServer, u16) {
     let dns = NameServer::start(&["com."]).await;

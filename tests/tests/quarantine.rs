@@ -24,7 +24,7 @@ use tests::{
 };
 use tonic::Code;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(20);
 const MESSAGE: &str = "From: =?utf-8?q?J=C3=B6rg?= <boss@bank.example>\r\nMessage-ID: <1@else.org>\r\n\
                        Subject: Pay\r\n now\r\n\r\nbody\r\n";
 

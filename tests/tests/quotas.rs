@@ -21,7 +21,7 @@ use tests::{
 };
 use tonic::Code;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(30);
 
 fn message(size: usize) -> Vec<u8> {
     let mut message = b"From: a@else.org\r\nSubject: x\r\n\r\n".to_vec();

@@ -22,7 +22,7 @@ use tests::{
     storage::Mda,
 };
 
-const SOON: Duration = Duration::from_secs(180);
+const SOON: Duration = Duration::from_secs(60);
 
 async fn accept(mda: &Mda, account: u64, number: usize) {
     let recipient = Recipient {

@@ -20,7 +20,7 @@ use proto::{
 use tests::{eventually, storage::Mda};
 use tonic::Code;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(20);
 const MESSAGE: &[u8] = b"From: a@else.org\r\nSubject: hi\r\n\r\nbody \xff\r\n.\r\n";
 
 /// One message to some recipients elsewhere.

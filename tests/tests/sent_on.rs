@@ -20,7 +20,7 @@ use tests::{
     storage::Mda,
 };
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(30);
 
 async fn limited(mda: &Mda, address: &str, quota_bytes: u64) -> u64 {
     let request =

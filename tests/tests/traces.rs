@@ -14,7 +14,7 @@ use tests::{
     site::{Options, Site, free_port_offset},
 };
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(30);
 /// The lease of a relay that was killed runs out first.
 const LATER: Duration = Duration::from_secs(90);
 const CONFIG: &str = "outbound-relay: { retry_first: 1, retry_max: 1 }\n";
