@@ -65,6 +65,8 @@ case "${1:?demo, test, check, chart, images or bench}" in
         want curl curl
         python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
         want swaks swaks
+        # Only recommended by swaks, which has no TLS without it.
+        /usr/bin/perl -MNet::SSLeay -e 1 2>/dev/null || need+=(libnet-ssleay-perl)
         want msmtp msmtp
         want sslscan sslscan
         want rspamd rspamd

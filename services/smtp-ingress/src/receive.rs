@@ -293,6 +293,8 @@ mod tests {
     #[test]
     fn dates_are_rfc_5322() {
         let date = now();
-        assert!(date.ends_with(" +0000") && date.contains(", 2"), "{date}");
+        assert!(date.ends_with(" +0000"), "{date}");
+        let parsed = jiff::fmt::rfc2822::parse(&date).expect("a date").timestamp();
+        assert!((jiff::Timestamp::now().as_second() - parsed.as_second()).abs() < 600, "{date}");
     }
 }

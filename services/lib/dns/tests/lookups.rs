@@ -26,12 +26,15 @@ async fn name_server(origin: &str, records: Vec<(&str, RData)>) -> (SocketAddr, 
     let mut catalog = Catalog::new();
     catalog.upsert(origin.into(), vec![Arc::new(zone)]);
     let mut server = Server::new(catalog);
-    let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = udp.local_addr().unwrap();
-    server.register_socket(udp);
-    let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
-    server.register_listener(tcp, Duration::from_secs(5), 4096);
-    (address, server)
+    // One port for both, which somebody may have for the other already.
+    loop {
+        let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        let Ok(tcp) = tokio::net::TcpListener::bind(address).await else { continue };
+        server.register_socket(udp);
+        server.register_listener(tcp, Duration::from_secs(5), 4096);
+        return (address, server);
+    }
 }
 
 fn resolver(server: SocketAddr, timeout_ms: u64) -> Resolver {
