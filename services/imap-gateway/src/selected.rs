@@ -174,6 +174,7 @@ impl Session {
         let mut first = coming.next().await?.ok_or_else(unavailable)?;
         let state = first.state.take().ok_or_else(unavailable)?;
         coming.first_recent = first.first_recent;
+        let first_unseen = first.first_unseen;
         coming.uids.reserve_exact(state.messages as usize);
         let is_large = first.uids.is_empty() && state.messages > 0;
         coming.take(first);
@@ -209,6 +210,10 @@ impl Session {
             respond::list(out, "LIST", &[], &selected.name, utf8, false);
         } else {
             respond::numbered(out, recent, "RECENT");
+            // RFC 3501 §6.3.1; of a large mailbox whose list is still to come nobody knows it yet.
+            if let Some(seq) = selected.view.seq_of(first_unseen) {
+                respond::line(out, "*", format_args!("OK [UNSEEN {seq}] First unseen."));
+            }
         }
         respond::line(out, "*", format_args!("OK [UIDVALIDITY {}] UIDs are valid.", state.uid_validity));
         respond::line(out, "*", format_args!("OK [UIDNEXT {}] Predicted next UID.", state.uid_next));

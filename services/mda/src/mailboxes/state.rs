@@ -9,7 +9,7 @@ use sqlx::{FromRow, PgConnection, PgExecutor, PgPool, Postgres, Transaction};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Memory, Which, account, gone, index::Index, ranges, rights::require, uid};
+use super::{Memory, Which, account, change::SEEN, gone, index::Index, ranges, rights::require, uid};
 use crate::{database::status, ids};
 
 /// UIDs of one SelectResponse.
@@ -208,13 +208,14 @@ struct Head {
 
 /// A head is told without UIDs too.
 async fn tell(mut head: Option<Head>, listed: &Listed, answers: &Answers) -> Result<(), Status> {
-    let mut keywords = listed.keywords.clone();
+    let (mut keywords, mut first_unseen) = (listed.keywords.clone(), listed.first_unseen);
     let alone = (head.is_some() && listed.uids.is_empty()).then_some((&[][..], &[][..]));
     let batches = listed.uids.chunks(SELECT_BATCH).zip(listed.sizes.chunks(SELECT_BATCH));
     for (uids, sizes) in batches.chain(alone) {
         let (state, first_recent) = head.take().map_or((None, 0), |h| (Some(h.state), h.first_recent));
         let (uids, sizes) = (uids.to_vec(), sizes.to_vec());
-        let answer = SelectResponse { state, uids, sizes, keywords: std::mem::take(&mut keywords), first_recent };
+        let (keywords, first_unseen) = (std::mem::take(&mut keywords), std::mem::take(&mut first_unseen));
+        let answer = SelectResponse { state, uids, sizes, keywords, first_recent, first_unseen };
         answers.send(Ok(answer)).await.map_err(gone)?;
     }
     Ok(())
@@ -227,12 +228,15 @@ struct Listed {
     uids: Vec<u32>,
     sizes: Vec<u32>,
     keywords: Vec<String>,
+    /// 0: none, or unknown.
+    first_unseen: u32,
 }
 
 impl Listed {
     fn of(index: &Index) -> Self {
         let (uids, sizes) = index.entries().iter().map(|e| (e.uid, e.size)).unzip();
-        Self { uids, sizes, keywords: index.keywords() }
+        let first_unseen = index.entries().iter().find(|e| e.flags & SEEN == 0).map_or(0, |e| e.uid);
+        Self { uids, sizes, keywords: index.keywords(), first_unseen }
     }
 }
 
@@ -260,7 +264,8 @@ async fn list(mut tx: Transaction<'static, Postgres>, memory: &Memory, row: &Mai
             .map_err(status)?;
     tx.rollback().await.map_err(status)?;
     let (uids, sizes) = rows.into_iter().map(|(u, size)| (uid(u), size.unsigned_abs())).unzip();
-    Ok(Listed { uids, sizes, keywords })
+    // A mailbox that is too large to be held was answered for already.
+    Ok(Listed { uids, sizes, keywords, first_unseen: 0 })
 }
 
 /// A message without its content, as most answers have it.

@@ -71,6 +71,7 @@ impl Mailboxes for Fake {
             first_recent,
             state: Some(mailbox.state()),
             uids: mailbox.messages.iter().map(|m| m.uid).collect(),
+            first_unseen: mailbox.messages.iter().find(|m| m.flags.system & 1 == 0).map_or(0, |m| m.uid),
             ..SelectResponse::default()
         };
         Ok(answers(vec![answer]))
