@@ -1,34 +1,37 @@
 //! Calls between services: balanced over pods, traced, always with a deadline.
 
 mod calls;
+mod connection;
+mod corked;
+mod pods;
 mod reach;
 mod retry;
 mod tls;
 
 use std::{
-    collections::HashMap,
+    convert::Infallible,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use corked::Corked;
+use futures::{TryStreamExt as _, future::BoxFuture};
+use pods::Pods;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Status,
     body::Body,
     service::{Interceptor, Routes, interceptor::InterceptedService},
-    transport::{Channel as Transport, Endpoint, Server, channel::Change},
+    transport::Server,
 };
 use tower::Service;
 
 pub use calls::register;
 pub use tls::{TlsFiles, install as install_tls};
 
-/// How often names are looked up again: pods come and go.
-const RESOLVE_EVERY: Duration = Duration::from_secs(2);
 /// What one stream and one connection may have in flight; bounds memory, not speed.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -66,80 +69,7 @@ pub type Channel = InterceptedService<Deadline, Traced>;
 /// A channel to all pods behind `peers`. A call fails after `deadline`, also when no pod is there.
 /// Streamed answers may go on after it.
 pub fn channel(peers: &Peers, deadline: Duration) -> Channel {
-    let (transport, changes) = Transport::balance_channel::<SocketAddr>(1024);
-    tokio::spawn(follow(peers.clone(), changes));
-    InterceptedService::new(Deadline { inner: transport, deadline }, Traced)
-}
-
-/// Keeps the balancer at the pods that DNS names and that accept connections. A pod on a node
-/// that died stays in DNS for most of a minute, so DNS alone is not enough.
-async fn follow(peers: Peers, changes: tokio::sync::mpsc::Sender<Change<SocketAddr, Endpoint>>) {
-    let mut security = tls::installed();
-    let mut known: HashMap<SocketAddr, String> = HashMap::new();
-    let mut reach = reach::Reach::default();
-    loop {
-        if let Some(named) = resolve(&peers).await {
-            let now = reach.filter(named).await;
-            let renewed = security.as_mut().is_some_and(|s| s.has_changed().unwrap_or(false));
-            let loaded = security.as_mut().map(|s| s.borrow_and_update().clone());
-            let gone = known.keys().filter(|a| !now.contains_key(a)).map(|a| Change::Remove(*a));
-            // Inserted again, a pod gets new connections, with the renewed certificate.
-            let new = now
-                .iter()
-                .filter(|(a, _)| renewed || !known.contains_key(a))
-                .map(|(a, host)| Change::Insert(*a, endpoint(*a, host, loaded.as_deref())));
-            for change in gone.chain(new).collect::<Vec<_>>() {
-                if changes.send(change).await.is_err() {
-                    return;
-                }
-            }
-            known = now;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(RESOLVE_EVERY) => (),
-            () = changes.closed() => return,
-        }
-    }
-}
-
-/// The pods and the host each was found by. Nothing when no name could be looked up: the pods
-/// known so far stay.
-async fn resolve(peers: &Peers) -> Option<HashMap<SocketAddr, String>> {
-    let mut found = HashMap::new();
-    for peer in &peers.0 {
-        let host = peer.rsplit_once(':').map_or(peer.as_str(), |(host, _)| host);
-        match tokio::net::lookup_host(peer.as_str()).await {
-            Ok(addresses) => found.extend(addresses.map(|a| (a, host.trim_matches(['[', ']']).to_owned()))),
-            Err(e) => tracing::debug!(peer, error = %e, "name of a peer not found"),
-        }
-    }
-    (!found.is_empty()).then_some(found)
-}
-
-fn endpoint(address: SocketAddr, host: &str, security: Option<&tls::Loaded>) -> Endpoint {
-    let uri = tonic::transport::Uri::builder()
-        .scheme(if security.is_some() { "https" } else { "http" })
-        .authority(address.to_string())
-        .path_and_query("/")
-        .build()
-        .unwrap_or_default();
-    let endpoint = Endpoint::from(uri)
-        .connect_timeout(Duration::from_secs(2))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME);
-    match security.map(|s| endpoint.clone().tls_config(s.client(host))) {
-        None => endpoint,
-        Some(Ok(secured)) => secured,
-        Some(Err(e)) => {
-            // The scheme stays https, so calls fail instead of going out in plain text.
-            tracing::error!(host, error = %e, "TLS to a service cannot be set up");
-            endpoint
-        }
-    }
+    InterceptedService::new(Deadline { pods: Pods::follow(peers.clone()), deadline }, Traced)
 }
 
 #[derive(Clone)]
@@ -155,7 +85,7 @@ impl Interceptor for Traced {
 /// Bounds the time to the answer's head.
 #[derive(Clone)]
 pub struct Deadline {
-    inner: Transport,
+    pods: Pods,
     deadline: Duration,
 }
 
@@ -164,28 +94,28 @@ type Answer = tonic::codegen::http::Response<Body>;
 
 impl Service<Call> for Deadline {
     type Response = Answer;
-    type Error = tonic::transport::Error;
-    type Future = BoxFuture<'static, Result<Answer, Self::Error>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Answer, Infallible>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Waiting for a pod counts against the deadline, so it happens in `call`.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let (inner, deadline) = (self.inner.clone(), self.deadline);
+        let (pods, deadline) = (self.pods.clone(), self.deadline);
         Box::pin(async move {
             let (started, path) = (std::time::Instant::now(), call.uri().path().to_owned());
-            let answer = match tokio::time::timeout(deadline, retry::call(inner, call)).await {
-                Ok(answer) => answer,
-                Err(_) => Ok(Status::unavailable("no answer in time").into_http()),
+            let answer = match tokio::time::timeout(deadline, retry::call(&pods, call)).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(e)) => {
+                    tracing::info!(path, error = %chain(&e), "call failed");
+                    Status::unavailable("no service answered").into_http()
+                }
+                Err(_) => Status::unavailable("no answer in time").into_http(),
             };
-            if let Err(e) = &answer {
-                tracing::info!(path, error = %chain(e), "call failed");
-            }
-            let code = answer.as_ref().map_or(Code::Unavailable, calls::code);
-            calls::client_ended(&path, code, started);
-            answer
+            calls::client_ended(&path, calls::code(&answer), started);
+            Ok(answer)
         })
     }
 }
@@ -205,10 +135,13 @@ pub async fn serve(
         .add_routes(routes);
     let shutdown = shutdown.cancelled_owned();
     match tls::installed() {
-        Some(security) => router.serve_with_incoming_shutdown(tls::incoming(listener, security), shutdown).await?,
+        Some(security) => {
+            let incoming = tls::incoming(listener, security).map_ok(Corked::new);
+            router.serve_with_incoming_shutdown(incoming, shutdown).await?;
+        }
         None => {
             let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-            router.serve_with_incoming_shutdown(incoming, shutdown).await?;
+            router.serve_with_incoming_shutdown(incoming.map_ok(Corked::new), shutdown).await?;
         }
     }
     Ok(())
@@ -375,24 +308,32 @@ mod tests {
         }
     }
 
+    /// Calls on a connection: after the preface, HEADERS frames (RFC 9113 §3.4, §4.1, §6.2).
+    fn calls_in(octets: &[u8]) -> usize {
+        let (mut rest, mut calls) = (octets.get(24..).unwrap_or_default(), 0);
+        while let [a, b, c, kind, ..] = *rest {
+            calls += usize::from(kind == 1);
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            rest = rest.get(9 + length..).unwrap_or_default();
+        }
+        calls
+    }
+
     /// Takes the request, then breaks the connection: a pod that was killed.
     async fn broken_after_reading(listener: tokio::net::TcpListener, broken: std::sync::Arc<AtomicUsize>) {
         while let Ok((mut stream, _)) = listener.accept().await {
             let broken = broken.clone();
             tokio::spawn(async move {
                 use tokio::io::AsyncReadExt as _;
-                // Preface, SETTINGS, HEADERS and DATA; one read is not all of them.
-                let mut taken = vec![0; 4096];
-                let mut total = 0;
-                while let Ok(Ok(n @ 1..)) =
-                    tokio::time::timeout(Duration::from_millis(200), stream.read(&mut taken)).await
-                {
-                    total += n;
-                }
-                // The knock of `reach` says nothing.
-                if total > 0 {
-                    broken.fetch_add(1, Ordering::SeqCst);
-                }
+                let mut taken = Vec::new();
+                // A connection without a call stays; a call is not whole with its first read.
+                while let Ok(Ok(1..)) = tokio::time::timeout(
+                    Duration::from_millis(if calls_in(&taken) > 0 { 200 } else { 60_000 }),
+                    stream.read_buf(&mut taken),
+                )
+                .await
+                {}
+                broken.fetch_add(calls_in(&taken), Ordering::SeqCst);
             });
         }
     }
@@ -411,6 +352,111 @@ mod tests {
         let mut spool = proto::spool::spool_client::SpoolClient::new(channel);
         spool.claim(proto::spool::ClaimRequest::default()).await.expect_err("nobody answers");
         assert_eq!(broken.load(Ordering::SeqCst), 1, "a claim is made once");
+    }
+
+    #[tokio::test]
+    async fn pods_have_their_turns_and_whoever_comes_back_is_found() {
+        let mut told = Vec::new();
+        let mut listeners = Vec::new();
+        for _ in 0..2 {
+            listeners.push(tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback"));
+        }
+        let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().expect("bound")).collect();
+        let peers = Peers::try_from(format!("{},{}", addresses[0], addresses[1])).expect("valid");
+        let serving = |listener| {
+            let (teller, ends) = tokio::sync::mpsc::unbounded_channel();
+            let routes = Routes::new(proto::auth::auth_server::AuthServer::new(Reader(teller)));
+            let shutdown = CancellationToken::new();
+            tokio::spawn(serve(listener, routes, shutdown.clone()));
+            (shutdown, ends)
+        };
+        let mut shutdowns = Vec::new();
+        for listener in listeners {
+            let (shutdown, ends) = serving(listener);
+            shutdowns.push(shutdown);
+            told.push(ends);
+        }
+        let client = proto::auth::auth_client::AuthClient::new(channel(&peers, Duration::from_secs(60)));
+        // Sign never answers here; what it was sent is told.
+        let ask = || {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let one = futures::stream::iter([proto::auth::SignRequest::default()]);
+                client.sign(one).await.map(drop)
+            })
+        };
+        let patience = Duration::from_secs(20);
+        let mut counts = [0, 0];
+        for _ in 0..2 {
+            // Both are connected once both have been asked.
+            while counts.contains(&0) {
+                let asked = ask();
+                let [first, second] = &mut told[..] else { unreachable!() };
+                tokio::select! {
+                    _ = first.recv() => counts[0] += 1,
+                    _ = second.recv() => counts[1] += 1,
+                    () = tokio::time::sleep(patience) => panic!("nobody was asked"),
+                }
+                asked.abort();
+            }
+        }
+        // One leaves: it finishes what it has begun, and takes no more; all that follows is the other's.
+        let asked: Vec<_> = (0..20).map(|_| ask()).collect();
+        tokio::time::timeout(patience, async {
+            let mut left = 20;
+            while left > 0 {
+                let [first, second] = &mut told[..] else { unreachable!() };
+                tokio::select! {
+                    _ = first.recv() => counts[0] += 1,
+                    _ = second.recv() => counts[1] += 1,
+                }
+                left -= 1;
+            }
+        })
+        .await
+        .expect("all arrive");
+        assert!(counts.iter().all(|n| *n >= 5), "{counts:?}");
+        shutdowns[0].cancel();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let more: Vec<_> = (0..10).map(|_| ask()).collect();
+        for _ in 0..10 {
+            tokio::time::timeout(patience, told[1].recv())
+                .await
+                .expect("the other one")
+                .expect("serving")
+                .expect("whole");
+        }
+        assert!(told[0].try_recv().is_err(), "nothing new");
+        // Comes back at the same address while its calls of before still wait.
+        let again = loop {
+            match tokio::net::TcpListener::bind(addresses[0]).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        let (_shutdown, mut ends) = serving(again);
+        let mut last = Vec::new();
+        let found = async {
+            loop {
+                last.push(ask());
+                if let Ok(Some(_)) = tokio::time::timeout(Duration::from_millis(50), ends.recv()).await {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(patience, found).await.expect("the one that came back is asked");
+        asked.iter().chain(&more).chain(&last).for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_told_soon() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let peers = closed.local_addr().expect("bound").into();
+        drop(closed);
+        let mut client = proto::spool::spool_client::SpoolClient::new(channel(&peers, Duration::from_secs(600)));
+        let refused = client.renew(proto::spool::RenewRequest::default());
+        let refused = tokio::time::timeout(Duration::from_secs(60), refused).await.expect("long before the deadline");
+        assert_eq!(refused.expect_err("nobody listens").code(), Code::Unavailable);
     }
 
     #[tokio::test]

@@ -15,9 +15,11 @@ use std::{
 use bytes::Bytes;
 use http_body::Frame;
 use tonic::{Status, body::Body};
-use tower::Service;
 
-use super::{Answer, Call, Transport};
+use super::{
+    Answer, Call,
+    pods::{CallError, Pods},
+};
 
 /// Pauses before another attempt: short, because a caller at the door waits.
 const PAUSES: [Duration; 4] =
@@ -26,7 +28,7 @@ const PAUSES: [Duration; 4] =
 const KEPT: usize = 64 * 1024;
 
 /// Makes the call; `deadline` bounds all attempts together.
-pub(super) async fn call(mut inner: Transport, call: Call) -> Result<Answer, tonic::transport::Error> {
+pub(super) async fn call(pods: &Pods, call: Call) -> Result<Answer, CallError> {
     let (head, body) = call.into_parts();
     let kept = Arc::new(Mutex::new(Kept {
         rest: body,
@@ -37,10 +39,9 @@ pub(super) async fn call(mut inner: Transport, call: Call) -> Result<Answer, ton
     }));
     let mut pauses = PAUSES.iter();
     loop {
-        std::future::poll_fn(|cx| inner.poll_ready(cx)).await?;
         let attempt = lock(&kept).begin();
         let body = Body::new(Lent { kept: kept.clone(), attempt, place: 0 });
-        let failed = match inner.call(Call::from_parts(head.clone(), body)).await {
+        let failed = match pods.call(Call::from_parts(head.clone(), body)).await {
             Ok(answer) => return Ok(answer),
             Err(e) => e,
         };

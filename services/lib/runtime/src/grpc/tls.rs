@@ -13,8 +13,8 @@ use std::{
 use anyhow::Context as _;
 use futures::Stream;
 use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    ClientConfig, RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     server::WebPkiClientVerifier,
 };
 use serde::Deserialize;
@@ -22,8 +22,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server::TlsStream};
 
 const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,7 +48,7 @@ pub struct TlsFiles {
 /// One state of the files.
 pub(super) struct Loaded {
     server: Arc<ServerConfig>,
-    client: ClientTlsConfig,
+    client: Arc<ClientConfig>,
     server_name: Option<String>,
 }
 
@@ -71,9 +70,11 @@ pub(super) fn installed() -> Option<watch::Receiver<Arc<Loaded>>> {
 }
 
 impl Loaded {
-    /// For calls to `host`, whose certificate must have that name.
-    pub(super) fn client(&self, host: &str) -> ClientTlsConfig {
-        self.client.clone().domain_name(self.server_name.as_deref().unwrap_or(host))
+    /// The handshake with `host`, whose certificate must have that name.
+    pub(super) async fn connect(&self, host: &str, tcp: TcpStream) -> io::Result<client::TlsStream<TcpStream>> {
+        let name = self.server_name.as_deref().unwrap_or(host).to_owned();
+        let name = ServerName::try_from(name).map_err(io::Error::other)?;
+        TlsConnector::from(self.client.clone()).connect(name, tcp).await
     }
 }
 
@@ -114,16 +115,22 @@ fn load(files: &TlsFiles) -> anyhow::Result<Loaded> {
     let chain = certificates(&cert).context("configuration key \"runtime.grpc_tls.cert\"")?;
     let private = PrivateKeyDer::from_pem_slice(&key).context("configuration key \"runtime.grpc_tls.key\"")?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let callers = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
-    let mut server = ServerConfig::builder_with_provider(provider)
+    let roots = Arc::new(roots);
+    let callers = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
+    let misfit = "configuration keys \"runtime.grpc_tls.cert\" and \"runtime.grpc_tls.key\" do not fit together";
+    let mut server = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(callers)
-        .with_single_cert(chain, private)
-        .context("configuration keys \"runtime.grpc_tls.cert\" and \"runtime.grpc_tls.key\" do not fit together")?;
+        .with_single_cert(chain.clone(), private.clone_key())
+        .context(misfit)?;
     server.alpn_protocols = vec![b"h2".to_vec()];
-    let client =
-        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca)).identity(Identity::from_pem(&cert, &key));
-    Ok(Loaded { server: Arc::new(server), client, server_name: files.server_name.clone() })
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, private)
+        .context(misfit)?;
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Loaded { server: Arc::new(server), client: Arc::new(client), server_name: files.server_name.clone() })
 }
 
 fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
