@@ -73,7 +73,7 @@ for n in range(6):
 c.multiappend("Entwürfe/März", [mail(9), mail(10)])
 assert c.folder_status("Entwürfe/März", ["MESSAGES"])[b"MESSAGES"] == 2
 info = c.select_folder("INBOX")
-assert info[b"EXISTS"] == 6 and info[b"UIDNEXT"] == 7 and info[b"UNSEEN"] == [1], info
+assert info[b"EXISTS"] == 6 and info[b"UIDNEXT"] == 7 and info[b"UNSEEN"] == [b"1"], info
 assert c.search(["SUBJECT", "topic 1"]) == [3, 4]
 assert c.sort(["REVERSE DATE"]) == [6, 5, 4, 3, 2, 1]
 assert c.sort(["SUBJECT", "REVERSE ARRIVAL"]) == [2, 1, 4, 3, 6, 5]
