@@ -179,7 +179,8 @@ async fn burst(session: &mut Session, mut random: Random) -> Done {
                     done.removed[at].extend(numbers(copied[1]));
                 }
             }
-            8 => drop(session.imap.ok("FETCH 1:* (UID FLAGS MODSEQ)").await.len()),
+            // Of an empty mailbox even * is BAD (RFC 9051 §9, seq-number).
+            8 if !known.is_empty() => drop(session.imap.ok("FETCH 1:* (UID FLAGS MODSEQ)").await),
             _ => drop(session.imap.ok("NOOP").await),
         }
         session.imap.learn().await;

@@ -13,10 +13,10 @@ use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::{
     Resource,
     propagation::TraceContextPropagator,
-    trace::{BatchSpanProcessor, Sampler, SdkTracerProvider},
+    trace::{BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider},
 };
 use tonic::metadata::{KeyRef, MetadataKey, MetadataMap};
-use tracing::Span;
+use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{
     EnvFilter, Layer as _, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
@@ -55,20 +55,28 @@ pub fn init(name: &'static str, config: &crate::Config) -> anyhow::Result<SdkTra
         _ => EnvFilter::try_new(&config.log)
             .map_err(|e| anyhow::anyhow!("configuration key \"runtime.log\" = {:?}: {e}", config.log))?,
     };
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(
-            // Spans alone: what is logged may say more than a trace should (addresses of clients).
-            tracing_opentelemetry::layer()
-                .with_location(false)
-                .with_threads(false)
-                .with_tracked_inactivity(false)
-                .with_tracer(provider.tracer(name))
-                .with_filter(filter_fn(|data| data.is_span())),
-        )
-        .with(tracing_subscriber::fmt::layer().json().with_current_span(false).with_span_list(false))
-        .try_init()?;
+    subscriber(provider.tracer(name), filter).try_init()?;
     Ok(provider)
+}
+
+/// Spans go to traces alone and events to the log alone: what is logged may say more than a trace should
+/// (addresses of clients), and a line never shows its spans, whose fields would be written as JSON all the same.
+///
+/// The level stands outermost. Beneath the other two it could not speak for them, and each of the thousand
+/// trace points of the libraries below us would ask them every time.
+fn subscriber(tracer: SdkTracer, level: EnvFilter) -> impl Subscriber + Send + Sync {
+    let traces = tracing_opentelemetry::layer()
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_tracer(tracer)
+        .with_filter(filter_fn(|data| data.is_span()));
+    let log = tracing_subscriber::fmt::layer()
+        .json()
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_filter(filter_fn(|data| data.is_event()));
+    tracing_subscriber::registry().with(traces).with(log).with(level)
 }
 
 /// Sends what is not sent yet; bounded, because a collector that is away must not hold the exit.
@@ -159,4 +167,18 @@ fn set_parent(span: &Span, context: Context) {
 fn context_of(traceparent: &str) -> Context {
     let fields = HashMap::from([(FIELD.to_owned(), traceparent.to_owned())]);
     global::get_text_map_propagator(|p| p.extract(&fields))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::level_filters::LevelFilter;
+
+    use super::*;
+
+    #[test]
+    fn what_is_below_the_level_is_off_for_everybody() {
+        let tracer = SdkTracerProvider::builder().build().tracer("test");
+        let subscriber = subscriber(tracer, EnvFilter::new("info,listener=debug"));
+        assert_eq!(subscriber.max_level_hint(), Some(LevelFilter::DEBUG));
+    }
 }

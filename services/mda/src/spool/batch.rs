@@ -1,10 +1,13 @@
 //! Batches that form by themselves: what arrives while a commit is in flight is the next batch.
 //!
-//! An idle system answers at once, a busy one pays one commit for many; there is no timer.
+//! An idle system answers at once, a busy one pays one commit for many.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tonic::Status;
 
 /// Jobs that wait; more and the door hears that we are busy.
@@ -16,6 +19,9 @@ const MAX_BYTES: usize = 16 << 20;
 /// then: a commit costs more than what is in it.
 const WORTH_JOBS: usize = 16;
 const WORTH_BYTES: usize = 256 << 10;
+/// So long a batch waits for as many jobs as the last one had: who handed those in has been answered, and
+/// hands in the next. Whoever is alone never waits.
+const COMPANY: Duration = Duration::from_millis(3);
 
 pub struct Job<T> {
     pub work: T,
@@ -47,7 +53,7 @@ impl<T: Send + 'static> Batcher<T> {
         F: Future<Output = ()> + Send,
     {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let waiting = Arc::new(Mutex::new(receiver));
+        let waiting = Arc::new(Mutex::new(Waiting { jobs: receiver, last: 0 }));
         let in_flight = watch::Sender::new(0);
         for _ in 0..workers {
             let (waiting, work, in_flight) = (waiting.clone(), work.clone(), in_flight.clone());
@@ -79,28 +85,41 @@ impl<T: Send + 'static> Batcher<T> {
     }
 }
 
-/// Waits for one job and takes what else is there, or comes while another batch is in flight.
-/// Empty when nobody can hand in any more.
-async fn gather<T>(waiting: &mut mpsc::Receiver<Job<T>>, mut in_flight: watch::Receiver<usize>) -> Vec<Job<T>> {
+struct Waiting<T> {
+    jobs: mpsc::Receiver<Job<T>>,
+    /// How many the last batch had.
+    last: usize,
+}
+
+/// Waits for one job and takes what else is there, or comes while another batch is in flight or company
+/// is expected. Empty when nobody can hand in any more.
+async fn gather<T>(waiting: &mut Waiting<T>, mut in_flight: watch::Receiver<usize>) -> Vec<Job<T>> {
     let (mut jobs, mut bytes) = (Vec::new(), 0);
-    let Some(first) = waiting.recv().await else { return jobs };
+    let Some(first) = waiting.jobs.recv().await else { return jobs };
+    let patience = Instant::now() + COMPANY;
     let mut next = Some(first);
     loop {
         while let Some(job) = next.take() {
             bytes += job.bytes;
             jobs.push(job);
-            next = if jobs.len() < MAX_JOBS && bytes < MAX_BYTES { waiting.try_recv().ok() } else { None };
+            next = if jobs.len() < MAX_JOBS && bytes < MAX_BYTES { waiting.jobs.try_recv().ok() } else { None };
         }
-        if jobs.len() >= WORTH_JOBS || bytes >= WORTH_BYTES || *in_flight.borrow() == 0 {
+        let is_much = jobs.len() >= WORTH_JOBS || bytes >= WORTH_BYTES;
+        let is_alone = *in_flight.borrow() == 0;
+        let is_complete = jobs.len() >= waiting.last || Instant::now() >= patience || waiting.jobs.is_closed();
+        if is_much || is_alone && is_complete {
+            waiting.last = jobs.len();
             return jobs;
         }
         tokio::select! {
-            // Nobody hands in any more, and the one in flight ends by itself.
-            job = waiting.recv() => match job {
+            biased;
+            // Nobody hands in any more, and what is in flight ends by itself.
+            job = waiting.jobs.recv() => match job {
                 None => return jobs,
                 job => next = job,
             },
-            _ = in_flight.wait_for(|n| *n == 0) => (),
+            _ = in_flight.wait_for(|n| *n == 0), if !is_alone => (),
+            () = tokio::time::sleep_until(patience), if is_alone => (),
         }
     }
 }
@@ -162,6 +181,31 @@ mod tests {
         assert!(begins.try_recv().is_err(), "both are busy");
         opened.add_permits(2);
         assert_eq!(begins.recv().await, Some(2), "nothing is in flight any more");
+    }
+
+    #[tokio::test]
+    async fn company_is_waited_for_where_there_was_some() {
+        let (sender, jobs) = mpsc::channel(QUEUE);
+        let hand_in = || sender.try_send(Job { work: (), bytes: 1, done: oneshot::channel().0 }).expect("room");
+        let idle = watch::Sender::new(0);
+        let mut waiting = Waiting { jobs, last: 1 };
+        hand_in();
+        {
+            let alone = std::pin::pin!(gather(&mut waiting, idle.subscribe()));
+            assert!(futures::poll!(alone).is_ready(), "nobody else is expected");
+        }
+        waiting.last = 3;
+        hand_in();
+        {
+            let mut expecting = std::pin::pin!(gather(&mut waiting, idle.subscribe()));
+            assert!(futures::poll!(expecting.as_mut()).is_pending(), "two more are expected");
+            hand_in();
+            hand_in();
+            assert_eq!(expecting.await.len(), 3);
+        }
+        hand_in();
+        assert_eq!(gather(&mut waiting, idle.subscribe()).await.len(), 1, "nobody came");
+        assert_eq!(waiting.last, 1, "and nobody is expected any more");
     }
 
     #[tokio::test]
