@@ -177,9 +177,11 @@ pop.quit()
     let home = site.data();
     let config = format!(
         "set certificate_file={}\nset ssl_verify_host=no\nset pop_user=bob@example.com\nset pop_pass=secret\n\
-         set pop_delete=no\nset sort=mailbox-order\nset spoolfile=pops://localhost:{}/\n",
+         set pop_delete=no\nset sort=mailbox-order\nset spoolfile=pops://localhost:{}/\nset folder={}\n",
         site.ca().display(),
-        site.port(995)
+        site.port(995),
+        // Where it is not there, mutt asks whether to make it, and takes the keys for the answer.
+        home.display()
     );
     let config = secret_file(home.join("muttrc"), &config);
     let out = home.join("piped");
