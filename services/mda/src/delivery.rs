@@ -12,7 +12,6 @@ use proto::spool::DeliveryId;
 use queue::{Acknowledger, Consumer, Entry};
 use runtime::telemetry;
 use sqlx::{FromRow, PgPool, types::Uuid};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, field::Empty};
 
@@ -20,9 +19,6 @@ use crate::{bounce::Bouncer, ids, metrics::Metrics, rules::Runner, set_aside, wa
 
 /// Deliveries of one statement.
 pub const BATCH: usize = 256;
-/// Batches that are not full begin no closer to each other: a statement costs, whatever is in it, and what comes
-/// meanwhile shares the next one. After a pause the first goes at once.
-const PACE: Duration = Duration::from_millis(20);
 const TROUBLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Mailbox rows are locked in one order by everybody, so that batches never wait in a circle.
@@ -112,13 +108,11 @@ impl Worker {
     /// Runs until shutdown; a batch that was begun is finished.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let acknowledger = self.consumer.acknowledger();
-        let mut next = Instant::now();
         loop {
             let entries = tokio::select! {
-                entries = async { tokio::time::sleep_until(next).await; self.consumer.next().await } => entries,
+                entries = self.consumer.next() => entries,
                 () = shutdown.cancelled() => return,
             };
-            next = Instant::now() + if entries.len() < BATCH { PACE } else { Duration::ZERO };
             let (suspects, entries): (Vec<_>, Vec<_>) =
                 entries.into_iter().partition(|e| e.handed_out >= set_aside::SUSPICIOUS);
             if !entries.is_empty() {

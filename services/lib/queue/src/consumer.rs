@@ -8,6 +8,9 @@ use redis::{
 
 use crate::{GROUP, QueueError, Stream, Url, connection, connection::Connection, latency::timed};
 
+/// Reads follow each other no closer, unless they are full: each batch costs its statements, whatever is in it,
+/// and what comes meanwhile shares the next. After a pause the first entry is there at once.
+const PACE: Duration = Duration::from_millis(20);
 /// One read waits this long for entries.
 const BLOCK: Duration = Duration::from_secs(2);
 /// An entry idle for longer is taken over from its consumer, which may be dead.
@@ -35,6 +38,7 @@ pub struct Consumer {
     name: String,
     batch: usize,
     last_take_over: Instant,
+    next_read: Instant,
 }
 
 /// Finishes entries; shared by all tasks that work on them.
@@ -54,6 +58,7 @@ impl Consumer {
             name,
             batch,
             last_take_over: Instant::now(),
+            next_read: Instant::now(),
         }
     }
 
@@ -63,8 +68,14 @@ impl Consumer {
 
     /// The next entries, oldest first; empty after a while without any, or when Redis is away.
     pub async fn next(&mut self) -> Vec<Entry> {
+        tokio::time::sleep_until(self.next_read.into()).await;
         match self.read().await {
-            Ok(entries) => entries,
+            Ok(entries) => {
+                if (1..self.batch).contains(&entries.len()) {
+                    self.next_read = Instant::now() + PACE;
+                }
+                entries
+            }
             // The group is gone with the stream: after a flush, or at the very first start.
             Err(e) if e.code() == Some("NOGROUP") => {
                 if let Err(e) = self.create_group().await {
