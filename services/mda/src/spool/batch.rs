@@ -20,7 +20,7 @@ const MAX_BYTES: usize = 16 << 20;
 const WORTH_JOBS: usize = 16;
 const WORTH_BYTES: usize = 256 << 10;
 /// So long a batch waits for as many jobs as the last one had: who handed those in has been answered, and
-/// hands in the next. Whoever is alone never waits.
+/// hands in the next. Whoever is alone waits once, right after a crowd.
 const COMPANY: Duration = Duration::from_millis(3);
 
 pub struct Job<T> {
@@ -105,9 +105,9 @@ async fn gather<T>(waiting: &mut Waiting<T>, mut in_flight: watch::Receiver<usiz
             next = if jobs.len() < MAX_JOBS && bytes < MAX_BYTES { waiting.jobs.try_recv().ok() } else { None };
         }
         let is_much = jobs.len() >= WORTH_JOBS || bytes >= WORTH_BYTES;
-        let is_alone = *in_flight.borrow() == 0;
-        let is_complete = jobs.len() >= waiting.last || Instant::now() >= patience || waiting.jobs.is_closed();
-        if is_much || is_alone && is_complete {
+        let is_idle = *in_flight.borrow() == 0;
+        let is_complete = jobs.len() >= waiting.last || Instant::now() >= patience;
+        if is_much || is_idle && is_complete {
             waiting.last = jobs.len();
             return jobs;
         }
@@ -118,8 +118,8 @@ async fn gather<T>(waiting: &mut Waiting<T>, mut in_flight: watch::Receiver<usiz
                 None => return jobs,
                 job => next = job,
             },
-            _ = in_flight.wait_for(|n| *n == 0), if !is_alone => (),
-            () = tokio::time::sleep_until(patience), if is_alone => (),
+            _ = in_flight.wait_for(|n| *n == 0), if !is_idle => (),
+            () = tokio::time::sleep_until(patience), if is_idle => (),
         }
     }
 }
