@@ -1,5 +1,7 @@
 //! Accept: the commit behind a 250 (Invariant 1).
 
+use std::time::{Duration, Instant};
+
 use bytes::{Bytes, BytesMut};
 use proto::spool::{AcceptRequest, Envelope, spool_client::SpoolClient};
 use runtime::grpc::Channel;
@@ -7,6 +9,10 @@ use tonic::Status;
 
 /// Pieces up to this size travel in one request.
 const SMALL: usize = 64 * 1024;
+/// For how long a commit in doubt is asked for: a pod that was killed is back by then. After a
+/// 451 the client sends the message a second time, although the first may be there (RFC 5321 §6.1).
+const IN_DOUBT: Duration = Duration::from_secs(8);
+const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]
 pub struct Spool(SpoolClient<Channel>);
@@ -26,7 +32,15 @@ impl Spool {
             let (mut client, requests) = (self.0.clone(), requests.clone());
             async move { client.accept(tokio_stream::iter(requests)).await }
         };
-        runtime::grpc::again(accept).await.map(drop)
+        let began = Instant::now();
+        loop {
+            match runtime::grpc::again(accept).await {
+                Err(status) if runtime::grpc::is_transient(&status) && began.elapsed() < IN_DOUBT => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer.map(drop),
+            }
+        }
     }
 }
 
