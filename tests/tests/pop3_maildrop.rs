@@ -261,22 +261,27 @@ lines = b"".join(body[n:n + 76] + b"\r\n" for n in range(0, len(body), 76))
 append(imap_login(), b"big", lines)
 "#;
     play(&site, append);
-    let pids = [site.pids("pop3-gateway")[0], site.pids("mda")[0]];
-    // Once small, so that only the message itself counts.
-    play(&site, "pop = pop_login(); pop.top(1, 5); pop.quit()");
-    pids.iter().for_each(|pid| reset_peak(*pid));
-    let before = pids.map(peak);
     let retr = r#"
 pop = pop_login(); size = pop.stat()[1]; assert size > 50 << 20
 start = time.time()
 got = sum(len(l) + 2 for l in pop.retr(1)[1]); assert got == size, (got, size)
 print(f"{size / (1 << 20) / (time.time() - start):.0f} MiB/s"); pop.quit()
 "#;
-    let speed = play(&site, retr);
-    let grown: Vec<u64> = pids.iter().zip(before).map(|(pid, before)| peak(*pid) - before).collect();
-    eprintln!("RETR of 53 MB, debug build: {}; pop3-gateway +{} MiB, mda +{} MiB", speed.trim(), grown[0], grown[1]);
-    // Windows, pieces on their way and what the allocator keeps: measured 5 to 16, never the message.
-    assert!(grown.iter().all(|mib| *mib <= 25), "pop3-gateway and mda grew by {grown:?} MiB");
+    // Each time a new gateway: what the allocator keeps differs, what is held does not.
+    let (mut gateway, mut mda) = (u64::MAX, 0);
+    for _ in 0..3 {
+        site.signal("pop3-gateway", "KILL");
+        // Once small, so that only the message itself counts.
+        play(&site, "pop = pop_login(40); pop.top(1, 5); pop.quit()");
+        let pids = [site.pids("pop3-gateway")[0], site.pids("mda")[0]];
+        pids.iter().for_each(|pid| reset_peak(*pid));
+        let before = pids.map(peak);
+        let speed = play(&site, retr);
+        let grown: Vec<u64> = pids.iter().zip(before).map(|(pid, before)| peak(*pid) - before).collect();
+        eprintln!("RETR of 53 MB, debug build: {}; pop3-gateway and mda +{grown:?} MiB", speed.trim());
+        (gateway, mda) = (gateway.min(grown[0]), mda.max(grown[1]));
+    }
+    assert!(gateway <= 10 && mda <= 25, "pop3-gateway and mda grew by {gateway} and {mda} MiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]

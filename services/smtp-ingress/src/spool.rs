@@ -1,6 +1,6 @@
 //! Accept: the commit behind a 250 (Invariant 1).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use proto::spool::{AcceptRequest, Envelope, spool_client::SpoolClient};
@@ -9,10 +9,15 @@ use tonic::Status;
 
 /// Pieces up to this size travel in one request.
 const SMALL: usize = 64 * 1024;
-/// For how long a commit in doubt is asked for: a pod that was killed is back by then. After a
-/// 451 the client sends the message a second time, although the first may be there (RFC 5321 §6.1).
-const IN_DOUBT: Duration = Duration::from_secs(8);
-const PAUSE: Duration = Duration::from_millis(500);
+/// Between the calls that ask for a commit in doubt: a pod that was killed is back before the last.
+/// After a 451 the client sends the message a second time, although the first may be there (RFC 5321 §6.1).
+const IN_DOUBT: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
 
 #[derive(Clone)]
 pub struct Spool(SpoolClient<Channel>);
@@ -32,15 +37,7 @@ impl Spool {
             let (mut client, requests) = (self.0.clone(), requests.clone());
             async move { client.accept(tokio_stream::iter(requests)).await }
         };
-        let began = Instant::now();
-        loop {
-            match runtime::grpc::again(accept).await {
-                Err(status) if runtime::grpc::is_transient(&status) && began.elapsed() < IN_DOUBT => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                answer => return answer.map(drop),
-            }
-        }
+        runtime::grpc::again_after(&IN_DOUBT, accept).await.map(drop)
     }
 }
 

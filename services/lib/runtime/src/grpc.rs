@@ -201,10 +201,18 @@ const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(5
 
 /// Makes a call that may run twice and is too large to be kept by the channel; trouble that may
 /// pass is tried again.
-pub async fn again<T, F: Future<Output = Result<T, Status>>>(mut call: impl FnMut() -> F) -> Result<T, Status> {
-    for pause in AGAIN {
+pub async fn again<T, F: Future<Output = Result<T, Status>>>(call: impl FnMut() -> F) -> Result<T, Status> {
+    again_after(&AGAIN, call).await
+}
+
+/// The same for who has pauses of its own.
+pub async fn again_after<T, F: Future<Output = Result<T, Status>>>(
+    pauses: &[Duration],
+    mut call: impl FnMut() -> F,
+) -> Result<T, Status> {
+    for pause in pauses {
         match call().await {
-            Err(status) if is_transient(&status) => tokio::time::sleep(pause).await,
+            Err(status) if is_transient(&status) => tokio::time::sleep(*pause).await,
             answer => return answer,
         }
     }
