@@ -50,7 +50,7 @@ pub struct Config {
     /// Seconds for one attempt at a verdict or a signature; there are up to three. Above
     /// `verify_seconds` of `auth-checker`.
     pub checker_seconds: u64,
-    /// Seconds for one attempt to commit a message; there are up to three.
+    /// Seconds for one attempt to commit a message; there are up to six, with 7.6 seconds of pauses.
     pub accept_seconds: u64,
     /// Seconds that a good answer of the Directory is remembered; 0 asks every time.
     pub resolve_cache_seconds: u64,
