@@ -3,7 +3,14 @@
 
 mod mda;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
 use mda::Mda;
 use runtime::Service;
@@ -15,8 +22,11 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 const DOTS: &[u8] = b"Subject: one\r\n\r\n.\r\n..x\r\n\xff\xfe8 bit\r\n";
 
+/// On an address of its own: nobody else is given the port before it is bound.
 fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let own = Ipv4Addr::new(127, 0, 1, NEXT.fetch_add(1, Ordering::Relaxed));
+    std::net::TcpListener::bind((own, 0)).unwrap().local_addr().unwrap()
 }
 
 struct Gateway {

@@ -2,7 +2,14 @@
 
 mod fake;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
 use imap_gateway::Config;
 use proto::{directory::directory_server::DirectoryServer, mailboxes::mailboxes_server::MailboxesServer};
@@ -80,8 +87,11 @@ impl System {
     }
 }
 
+/// On an address of its own: nobody else is given the port before it is bound.
 async fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("a port")
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let own = Ipv4Addr::new(127, 0, 1, NEXT.fetch_add(1, Ordering::Relaxed));
+    TcpListener::bind((own, 0)).await.and_then(|l| l.local_addr()).expect("a port")
 }
 
 pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
