@@ -1,7 +1,6 @@
 //! A headless Chromium, driven by the WebDriver protocol (W3C).
 
 use std::{
-    net::TcpListener,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -13,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     http::request,
+    ports::free_address,
     process::{Process, program},
 };
 
@@ -31,7 +31,7 @@ pub struct Browser {
 impl Browser {
     pub async fn start() -> Self {
         let chromium = program("chromium", "chromium");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_address().port();
         let mut command = Command::new(program("chromedriver", "chromium-driver"));
         command.arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null());
         let driver = Process::start(&mut command);

@@ -17,6 +17,7 @@ pub mod fuzz;
 pub mod http;
 pub mod imap;
 pub mod metrics;
+pub mod ports;
 pub mod postfix;
 pub mod process;
 pub mod redis_servers;

@@ -2,11 +2,8 @@
 //! a replica each.
 
 use std::{
-    collections::BTreeSet,
-    net::TcpListener,
     path::Path,
     process::{Command, Stdio},
-    sync::Mutex,
     time::Duration,
 };
 
@@ -14,22 +11,16 @@ use tempfile::TempDir;
 
 use crate::{
     eventually,
+    ports::reserve,
     process::{Process, program},
 };
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// A port that is free, and so is the one 10,000 above it, where cluster nodes talk. Both lie below the ports
-/// that connections get.
+/// A free port, whose sister 10,000 above it, where cluster nodes talk, is free as well.
 fn port() -> u16 {
-    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut taken = TAKEN.lock().unwrap();
-    let first = 20_000 + u16::try_from(std::process::id() % 80).unwrap() * 25;
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let port = (first..22_500).find(|p| !taken.contains(p) && is_free(*p) && is_free(p + 10_000));
-    let port = port.expect("free ports on loopback");
-    taken.insert(port);
-    port
+    let first = 20_000 + (std::process::id() % 80) as u16 * 25;
+    (first..22_500).find(|port| reserve(*port) && reserve(port + 10_000)).expect("free ports on loopback")
 }
 
 /// Killed with SIGKILL when dropped.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{client::venv, eventually, process::Process, storage::free_address};
+use crate::{client::venv, eventually, ports::free_address, process::Process};
 
 pub struct S3 {
     address: SocketAddr,

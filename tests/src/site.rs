@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -11,7 +10,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::process::{Process, ours};
+use crate::{
+    ports::{nobody_listens, reserve},
+    process::{Process, ours},
+};
 
 /// Stopped, and its data removed, when dropped.
 pub struct Site {
@@ -37,17 +39,17 @@ pub struct Options {
 /// The mail ports without their offset.
 pub const PORTS: [u16; 8] = [25, 587, 465, 143, 993, 110, 995, 4190];
 
-/// An offset at which all mail ports of these hosts are free, and which no other test has.
+/// An offset at which nobody listens on a mail port of these hosts, and which no other test has.
 pub fn free_port_offset(hosts: &[&str]) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let is_free = |offset: u16| {
-        let ports = || PORTS.iter().chain(&[8080]);
-        hosts.iter().all(|host| ports().all(|port| TcpListener::bind((*host, port + offset)).is_ok()))
+        let mut ports = PORTS.iter().chain(&[8080]).map(|port| port + offset);
+        reserve(25 + offset) && ports.all(|port| hosts.iter().all(|host| nobody_listens(host, port)))
     };
-    // Below the ephemeral range, above what `postroad up` takes for itself.
-    let start = u16::try_from(std::process::id() % 40).unwrap();
-    (0..400)
-        .map(|_| 3_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 400 * 40)
+    // Modulo 41 all ports differ, so two offsets never meet; the console's stay below the inside ports.
+    let start = u16::try_from(std::process::id() % 200).unwrap();
+    (0..200)
+        .map(|_| 3_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 200 * 41)
         .find(|offset| is_free(*offset))
         .expect("free ports on loopback")
 }

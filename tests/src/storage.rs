@@ -23,6 +23,7 @@ use tempfile::TempDir;
 
 use crate::{
     eventually,
+    ports::free_address,
     process::{Process, is_root, program},
 };
 
@@ -238,9 +239,4 @@ impl Mda {
         self.service.shutdown.cancel();
         self.running.await.unwrap().unwrap();
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

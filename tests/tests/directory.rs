@@ -18,8 +18,9 @@ use proto::{
 };
 use tests::{
     eventually,
+    ports::free_address,
     site::{Options, Site, free_port_offset},
-    storage::{Mda, Redis, free_address},
+    storage::{Mda, Redis},
 };
 use tonic::{Code, Request};
 

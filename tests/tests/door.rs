@@ -11,6 +11,7 @@ use std::{
 use tests::{
     client::python,
     dns::NameServer,
+    ports::free_address,
     process::{Process, program},
     site::{Options, Site, free_port_offset},
 };
@@ -349,7 +350,7 @@ struct Rspamd {
 impl Rspamd {
     fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("postroad-rspamd").tempdir_in("/tmp").unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_address().port();
         let (path, config) = (folder.path().display(), folder.path().join("rspamd.conf"));
         let text = format!(
             "options {{ pidfile = \"{path}/pid\"; dns {{ nameserver = [\"127.0.0.1:1\"]; timeout = 1s; retransmits = 1; }} \

@@ -11,6 +11,7 @@ use std::{
 use tests::{
     client::python,
     metrics,
+    ports::free_address,
     process::Process,
     site::{Options, Site, free_port_offset},
 };
@@ -55,7 +56,7 @@ Milter.runmilter("test", sys.argv[1], 60)
 
 /// A filter that listens on loopback.
 fn filter(arguments: &[&str]) -> (Process, u16) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_address().port();
     // Debian's own Python has Debian's modules.
     let mut command = Command::new("/usr/bin/python3");
     command.args(["-c", FILTER, &format!("inet:{port}@127.0.0.1")]).args(arguments).stdin(Stdio::null());

@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use tests::{
+    ports::free_address,
     process::{Process, program},
     site::{Options, Site, free_port_offset},
 };
@@ -50,7 +51,7 @@ async fn every_difference_to_dovecot_has_a_reason() {
     let folder = tempfile::Builder::new().prefix("postroad-dovecot").tempdir_in("/tmp").unwrap();
     // Its workers run as other users.
     Command::new("chmod").arg("755").arg(folder.path()).status().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_address().port();
     let mut daemon = dovecot(folder.path(), port);
     let seed = std::env::var("IMAP_COMPARE_SEED").unwrap_or_else(|_| "1".into());
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/imap_dovecot");

@@ -16,10 +16,11 @@ use serde_json::Value;
 use tests::{
     client::python,
     eventually,
+    ports::free_address,
     process::{Process, program},
     site::{Site, free_port_offset},
     sites::Sites,
-    storage::{Mda, free_address},
+    storage::Mda,
 };
 
 const SOON: Duration = Duration::from_secs(60);

@@ -9,6 +9,7 @@ use tests::{
     client::python,
     dns::NameServer,
     eventually,
+    ports::free_address,
     process::{Process, program},
     site::{Options, Site, free_port_offset},
 };
@@ -64,7 +65,7 @@ def inbox(count):
 "#;
 
 async fn opendkim(folder: &Path, settings: &str) -> (Process, u16) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_address().port();
     let file = folder.join(format!("opendkim-{port}.conf"));
     let common = "Syslog no\nRequireSafeKeys no\nAuthservID opendkim.test\nAlwaysAddARHeader yes\n";
     fs::write(&file, format!("{common}{settings}Socket inet:{port}@127.0.0.1\n")).unwrap();

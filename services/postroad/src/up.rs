@@ -37,10 +37,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
     let site = Site::open(&options.data)?;
     site.end_leftovers().await;
-    let mut plan = Plan::new(&site, options)?;
+    let plan = Plan::new(&site, options)?;
     let mut supervisor = Supervisor::new(&site);
     let outcome = tokio::select! {
-        outcome = run_until_trouble(&site, &mut plan, &mut supervisor) => outcome,
+        outcome = run_until_trouble(&site, &plan, &mut supervisor) => outcome,
         () = stop.requested() => Ok(()),
     };
     // A second signal means that nobody wants to wait for sessions.
@@ -51,7 +51,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// Starts everything, says `ready` and then watches; comes back only with an error.
-async fn run_until_trouble(site: &Site, plan: &mut Plan, supervisor: &mut Supervisor<'_>) -> anyhow::Result<()> {
+async fn run_until_trouble(site: &Site, plan: &Plan, supervisor: &mut Supervisor<'_>) -> anyhow::Result<()> {
     match tokio::time::timeout(START_TIMEOUT, start(site, plan, supervisor)).await {
         Ok(started) => started?,
         Err(_) => bail!("not ready after {} s; see {}", START_TIMEOUT.as_secs(), site.log_directory().display()),
@@ -70,7 +70,7 @@ fn say(mut to: impl Write, words: &str) {
     let _ = writeln!(to, "{words}").and_then(|()| to.flush());
 }
 
-async fn start(site: &Site, plan: &mut Plan, supervisor: &mut Supervisor<'_>) -> anyhow::Result<()> {
+async fn start(site: &Site, plan: &Plan, supervisor: &mut Supervisor<'_>) -> anyhow::Result<()> {
     let redis = redis::prepare(site)?;
     let postgres = postgres::prepare(site, &plan.accounts, plan.database_clients())?;
     let (postgres_socket, redis_socket) = (postgres.socket.clone(), redis.socket.clone());

@@ -13,8 +13,8 @@ use tempfile::TempDir;
 use super::peer::{Daemon, command};
 use crate::{
     eventually,
+    ports::free_address,
     process::{is_root, program},
-    storage::free_address,
 };
 
 pub struct Dovecot {

@@ -17,8 +17,8 @@ use tempfile::TempDir;
 use super::{ACCOUNTS, DOMAIN, Subject, local_part, recipient};
 use crate::{
     eventually,
+    ports::free_address,
     process::{is_root, program},
-    storage::free_address,
 };
 
 /// Both, as they run.

@@ -23,9 +23,9 @@ use super::{
 use crate::{
     dns::NameServer,
     eventually,
+    ports::free_address,
     process::{Process, program},
     site::{Options, Site, free_port_offset},
-    storage::free_address,
 };
 
 const SIZES: [Size; 2] = [Size { bytes: 1_000, count: 3_000 }, Size { bytes: 10_000, count: 2_000 }];

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    net::TcpListener,
     process::Command,
     time::{Duration, Instant},
 };
@@ -16,6 +15,7 @@ use super::{cpu::Usage, mail::Text};
 use crate::{
     dns::NameServer,
     eventually,
+    ports::free_address,
     process::{Process, ours},
 };
 
@@ -66,8 +66,7 @@ pub async fn report(text: &Text, part: usize) -> String {
     for record in ZONE {
         dns.add(record).await;
     }
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (address, health) = (free(), free());
+    let (address, health) = (free_address(), free_address());
     let process = Process::start(
         Command::new(ours("auth-checker"))
             .env("POSTROAD_LISTEN", address.to_string())

@@ -1,12 +1,13 @@
 //! Which ports are used: the mail ports that were asked for, and free ones for the inside.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::{Context as _, bail};
 
 /// Below the range that outgoing connections take theirs from, so that a port stays ours
 /// while its process is started again.
 const INSIDE: std::ops::Range<u16> = 20_000..32_000;
+const SIZE: u16 = INSIDE.end - INSIDE.start;
 
 /// The console's, before the offset.
 pub const CONSOLE: u16 = 8080;
@@ -42,21 +43,25 @@ impl MailPorts {
     }
 }
 
-/// Takes free ports of the loopback address and holds them until it is dropped, so that no
-/// port is given twice.
+/// Free ports of the loopback address. A UDP socket marks each as ours until this is dropped: no other `up`
+/// is given it, not even while its process is started again.
 #[derive(Debug, Default)]
-pub struct InsidePorts(Vec<TcpListener>);
+pub struct InsidePorts(Vec<UdpSocket>);
 
 impl InsidePorts {
     pub fn take(&mut self) -> anyhow::Result<SocketAddr> {
-        let size = INSIDE.end - INSIDE.start;
         // Two `up` that start together look in different places.
-        let first = (uuid::Uuid::new_v4().as_u128() % u128::from(size)) as u16;
-        for step in 0..size {
-            let port = INSIDE.start + (first + step) % size;
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            if let Ok(listener) = TcpListener::bind(address) {
-                self.0.push(listener);
+        self.take_from((uuid::Uuid::new_v4().as_u128() % u128::from(SIZE)) as u16)
+    }
+
+    /// The first free one, beginning with that number of them.
+    fn take_from(&mut self, first: u16) -> anyhow::Result<SocketAddr> {
+        for step in 0..SIZE {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, INSIDE.start + (first + step) % SIZE));
+            if let Ok(mark) = UdpSocket::bind(address)
+                && TcpListener::bind(address).is_ok()
+            {
+                self.0.push(mark);
                 return Ok(address);
             }
         }
@@ -73,10 +78,18 @@ mod tests {
         let mut ports = InsidePorts::default();
         let taken: std::collections::BTreeSet<_> = (0..20).map(|_| ports.take().expect("free")).collect();
         assert_eq!(taken.len(), 20);
-        drop(ports);
         for address in taken {
-            TcpListener::bind(address).expect("given back");
+            TcpListener::bind(address).expect("free for its service");
         }
+    }
+
+    #[test]
+    fn two_sites_never_share_an_inside_port() {
+        let (mut one, mut other) = (InsidePorts::default(), InsidePorts::default());
+        // Nobody listens on the first one's.
+        let taken = one.take().expect("free");
+        let next = other.take_from(taken.port() - INSIDE.start).expect("free");
+        assert_ne!(next, taken);
     }
 
     #[test]

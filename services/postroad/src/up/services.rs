@@ -27,7 +27,8 @@ pub struct Plan {
     hostname: Domain,
     mail: MailPorts,
     processes: Vec<Process>,
-    inside: InsidePorts,
+    /// Keeps the ports of `processes` ours.
+    _inside: InsidePorts,
     /// Those that all processes of a service share.
     settings: BTreeMap<&'static str, Vec<(String, OsString)>>,
     config: Option<PathBuf>,
@@ -88,7 +89,7 @@ impl Plan {
             hostname,
             mail,
             processes,
-            inside,
+            _inside: inside,
             settings: BTreeMap::new(),
             config: config.transpose()?,
         };
@@ -126,9 +127,8 @@ impl Plan {
         100.max(20 * mda + 20)
     }
 
-    /// Gives the inside ports to the services, and tells the command line where mda is.
-    pub fn publish(&mut self, site: &Site) -> anyhow::Result<()> {
-        self.inside = InsidePorts::default();
+    /// Tells the command line where mda is, and Prometheus where all are.
+    pub fn publish(&self, site: &Site) -> anyhow::Result<()> {
         for mda in self.processes.iter().filter(|p| p.service == "mda") {
             fs::write(site.run_directory().join(format!("mda-{}.addr", mda.number)), format!("{}\n", mda.listen))?;
         }
