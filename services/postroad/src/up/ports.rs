@@ -94,8 +94,8 @@ mod tests {
 
     #[test]
     fn a_taken_mail_port_is_named() {
-        let mut ports = InsidePorts::default();
-        let taken = ports.take().expect("free");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("free");
+        let taken = listener.local_addr().expect("bound");
         let error = MailPorts::new(taken.ip(), taken.port() - 25).ensure_free().expect_err("is in use");
         assert!(format!("{error:#}").contains(&taken.to_string()));
     }
