@@ -10,7 +10,7 @@ use tokio::{
 use super::{ACCOUNTS, DOMAIN, SENDER_DOMAIN, cpu, recipient};
 use crate::{
     dns::NameServer,
-    site::{Options, Site},
+    site::{Options, Site, free_port_offset},
 };
 
 pub trait Subject {
@@ -23,8 +23,6 @@ pub trait Subject {
     fn messages(&mut self, account: usize) -> impl Future<Output = usize>;
 }
 
-/// Out of the way of the demo and the tests.
-const PORT_OFFSET: u16 = 30_000;
 const ADDRESS: &str = "127.0.0.1";
 /// Counting over TLS would be one more library here; nobody measures the counting.
 const CONFIG: &str = "imap-gateway:\n  allow_cleartext_login: true\n";
@@ -56,7 +54,8 @@ impl Postroad {
         ] {
             dns.add(&record).await;
         }
-        let mut options = Options::new(ADDRESS, PORT_OFFSET, DOMAIN).more(&["--dns", &dns.address.to_string()]);
+        let mut options =
+            Options::new(ADDRESS, free_port_offset(&[ADDRESS]), DOMAIN).more(&["--dns", &dns.address.to_string()]);
         options.config = Some(CONFIG.to_owned());
         options.environment = environment.to_vec();
         let site = Site::up(options);
