@@ -62,6 +62,14 @@ pub fn is_loop(header: &[u8], max_hops: usize) -> bool {
     message::count_fields(header, "Received") > max_hops
 }
 
+/// Whether a field may be a signature over the body (RFC 6376, 8617). Rather yes than no: who verifies may
+/// overlook blanks in a name, and an empty body must not be taken for the message's.
+pub fn may_be_signed(header: &[u8]) -> bool {
+    const MARKS: [&[u8]; 2] = [b"signature", b"arc-"];
+    let squeezed: Vec<u8> = header.iter().filter(|b| !b.is_ascii_whitespace()).map(u8::to_ascii_lowercase).collect();
+    MARKS.iter().any(|mark| memchr::memmem::find(&squeezed, mark).is_some())
+}
+
 /// Without `Authentication-Results:` fields that claim to be ours (RFC 8601 §5).
 pub fn without_forged_results<'a>(header: &'a [u8], authserv_id: &str) -> Cow<'a, [u8]> {
     message::remove_fields(header, |field| {
@@ -142,6 +150,21 @@ mod tests {
         );
         assert_eq!(protocol(&Hop { extended: false, ..hop }), "SMTP");
         assert_eq!(protocol(&Hop { smtputf8: true, ..hop }), "UTF8SMTPSA");
+    }
+
+    #[test]
+    fn a_signature_is_found_however_its_name_is_written() {
+        for signed in [
+            "From: a@x\r\nDKIM-Signature: v=1; d=x\r\n\r\n",
+            "dkim-signature : v=1\r\n\r\n",
+            "DKIM -Sig\r\n nature: v=1\r\n\r\n",
+            "ARC-Seal: i=1\r\nSubject: s\r\n\r\n",
+            "Arc-Message-Signature: i=1\n\n",
+        ] {
+            assert!(may_be_signed(signed.as_bytes()), "{signed}");
+        }
+        assert!(!may_be_signed(b"From: a@x\r\nReceived: from dkim.example (arc.example)\r\n\r\n"));
+        assert!(!may_be_signed(b""));
     }
 
     #[test]

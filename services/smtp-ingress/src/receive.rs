@@ -120,7 +120,11 @@ impl Parts {
                 .unwrap_or_default(),
             quarantine_rejects: arrival.transaction.quarantine_rejects(),
         };
-        let verdict = self.checker.verify(parameters, content.pieces()).await.map_err(|s| Refusal::of_status(&s))?;
+        // Only signatures, those that are there and the seal, speak about the body.
+        let alone = [header.clone()];
+        let is_hashed = !parameters.seal_domain.is_empty() || headers::may_be_signed(header);
+        let told = if is_hashed { content.pieces() } else { &alone };
+        let verdict = self.checker.verify(parameters, told).await.map_err(|s| Refusal::of_status(&s))?;
         arrival.transaction.tell(verdict_event(&verdict));
         let span = &arrival.transaction.span;
         span.record("mail.spf", &verdict.spf).record("mail.dkim", &verdict.dkim).record("mail.dmarc", &verdict.dmarc);

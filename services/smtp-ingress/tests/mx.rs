@@ -205,6 +205,21 @@ async fn verdicts_decide_inside_the_session() {
 }
 
 #[tokio::test]
+async fn a_verdict_needs_the_body_only_for_a_signature_or_a_seal() {
+    let site = Site::start().await;
+    let signature = "DKIM-Signature: v=1; d=sender.example";
+    for (recipient, field, body) in
+        [("b", "Subject: x", ""), ("b", signature, "Hello\r\n"), ("alias", "Subject: x", "Hello\r\n")]
+    {
+        let envelope = ENVELOPE.replace("<b@", &format!("<{recipient}@"));
+        let message = format!("\nC: {field}\nC+ \nC+ Hello\nC+ .\nS: 250 2.0.0…\n");
+        site.play(Role::Mx, &envelope).await.play(&message).await;
+        assert_eq!(site.world.verified_bodies.lock().unwrap().pop().as_deref(), Some(body), "{recipient} {field}");
+    }
+    assert!(site.world.messages().iter().all(|(_, text)| text.ends_with("\r\n\r\nHello\r\n")));
+}
+
+#[tokio::test]
 async fn smuggling_is_refused() {
     let site = Site::start().await;
     for fake in ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r\n.\r", "\r.\r\n"] {

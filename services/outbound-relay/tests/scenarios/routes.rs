@@ -40,7 +40,8 @@ async fn a_smarthost_with_credentials_takes_all_domains_over_one_connection() {
         let credentials = (Some("user".to_owned()), Some("pass".to_owned()));
         c.routes =
             vec![Route { user: credentials.0, password: credentials.1, ..route(&["*"], host, RouteTls::Required) }];
-        c.slow_start = 1;
+        // After a success there might be two.
+        c.per_destination = 1;
     })
     .await;
     for (count, path) in ["a@one.example", "b@two.example"].iter().enumerate() {

@@ -35,6 +35,8 @@ pub struct World {
     /// Accepts that are committed but answered with an error.
     pub lost_answers: AtomicU32,
     pub accept_calls: AtomicU32,
+    /// What verdicts were asked about, without its header.
+    pub verified_bodies: Mutex<Vec<String>>,
     /// What the journey was told of transactions that came to nothing.
     pub refused: Mutex<Vec<spool::Refused>>,
     /// Committed messages in order; a retry changes nothing.
@@ -78,6 +80,9 @@ impl directory::directory_server::Directory for Fake {
                 _ => Kind::Remote,
             };
             let targets = match kind {
+                Kind::Local if local == "alias" => {
+                    vec![directory::Target { to: Some(To::Remote("bob@elsewhere.example".into())) }]
+                }
                 Kind::Local => vec![directory::Target { to: Some(To::AccountId(7)) }],
                 _ => Vec::new(),
             };
@@ -218,6 +223,8 @@ impl auth::auth_server::Auth for Fake {
             content.extend_from_slice(&next.content);
         }
         let parameters = parameters.ok_or_else(|| Status::invalid_argument("no parameters"))?;
+        let body = message::split(&content);
+        self.0.verified_bodies.lock().unwrap().push(String::from_utf8_lossy(&content[body..]).into_owned());
         let action = match message::field(&content, "X-Verdict") {
             Some(b"reject") => Action::Reject,
             Some(b"quarantine") => Action::Quarantine,
