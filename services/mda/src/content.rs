@@ -1,14 +1,20 @@
 //! A message's bytes on their way into and out of Postgres.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::LazyLock};
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use proto::mailboxes::{Part, Structure};
+use tokio::{sync::Semaphore, task::spawn_blocking};
 use tonic::{Status, Streaming};
 
 /// Level 1: mail compresses well at once, and the writer must be fast.
 const ZSTD_LEVEL: i32 = 1;
+/// More would hold up whoever shares the thread, for half a millisecond and up to a second.
+const SHORT: usize = 32 << 10;
+/// As many contents as there are cores are worked on beside the threads that serve calls.
+static TURNS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
 
 /// Content as the table `contents` has it.
 pub struct Prepared {
@@ -23,7 +29,20 @@ pub struct Prepared {
 }
 
 /// Compresses and parses, once for a message's whole life.
-pub fn prepare(content: &[u8]) -> Result<Prepared, Status> {
+pub async fn prepare(content: Bytes) -> Result<Prepared, Status> {
+    if content.len() <= SHORT {
+        return prepare_here(&content);
+    }
+    let turn = TURNS.acquire().await.map_err(|_| Status::internal("compression"))?;
+    // It goes on when the caller is gone, so the turn goes along.
+    let work = move || {
+        let _turn = turn;
+        prepare_here(&content)
+    };
+    spawn_blocking(work).await.map_err(|_| Status::internal("compression"))?
+}
+
+fn prepare_here(content: &[u8]) -> Result<Prepared, Status> {
     let size = i32::try_from(content.len()).map_err(|_| Status::out_of_range("message is too large"))?;
     let (header, body) = content.split_at(message::split(content));
     Ok(Prepared {
@@ -155,14 +174,16 @@ pub async fn gather<T>(
 mod tests {
     use super::*;
 
-    #[test]
-    fn content_comes_back_byte_for_byte() {
-        let raw = b"Message-ID: <a@b>\r\nSubject: \xe4\r\n\r\nbody \x00\xff\r\n.\r\n";
-        let stored = prepare(raw).expect("small");
-        let header = decompress(&stored.header, raw.len()).expect("whole");
-        let body = decompress(&stored.body, raw.len()).expect("whole");
-        assert_eq!([header, body].concat(), raw);
-        assert_eq!(stored.message_id, "a@b");
+    #[tokio::test]
+    async fn content_comes_back_byte_for_byte() {
+        let short = b"Message-ID: <a@b>\r\nSubject: \xe4\r\n\r\nbody \x00\xff\r\n.\r\n";
+        for raw in [short.to_vec(), short.repeat(SHORT / short.len() + 1)] {
+            let stored = prepare(raw.clone().into()).await.expect("not too large");
+            let header = decompress(&stored.header, raw.len()).expect("whole");
+            let body = decompress(&stored.body, raw.len()).expect("whole");
+            assert_eq!([header, body].concat(), raw);
+            assert_eq!(stored.message_id, "a@b");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct Config {
     pub trace_ratio: f64,
     /// Seconds to finish running work after SIGTERM.
     pub drain_seconds: u64,
-    /// Threads that run sessions; the number of cores when absent.
+    /// Threads that run sessions; when absent half as many as there are cores, at least one.
     pub worker_threads: Option<NonZeroU16>,
     /// Certificates for calls between services; plain text when absent.
     pub grpc_tls: Option<crate::grpc::TlsFiles>,

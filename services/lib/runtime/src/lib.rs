@@ -82,10 +82,7 @@ where
         return ExitCode::SUCCESS;
     }
     let mut threads = tokio::runtime::Builder::new_multi_thread();
-    threads.enable_all();
-    if let Some(n) = config.runtime().worker_threads {
-        threads.worker_threads(n.get().into());
-    }
+    threads.enable_all().worker_threads(worker_threads(config.runtime()));
     let tokio = match threads.build() {
         Ok(tokio) => tokio,
         Err(e) => return fail(name, &e),
@@ -99,6 +96,13 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(name, &e),
     }
+}
+
+/// A message passes through several services and Postgres, which share the cores. A thread more that mostly sleeps is
+/// woken for nothing again and again: on two cores that was a fifth of what the services took.
+fn worker_threads(config: &Config) -> usize {
+    let of_cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    config.worker_threads.map_or_else(of_cores, |n| n.get().into())
 }
 
 async fn supervise<C, F, R>(name: &'static str, config: C, run: F) -> anyhow::Result<()>

@@ -364,7 +364,7 @@ async fn prepare(target: AppendTarget, content: Gathered, objects: &Objects) -> 
     if target.uidl.len() > 70 || !target.uidl.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(Status::invalid_argument("uidl: expected at most 70 octets from 0x21 to 0x7E"));
     }
-    let (content_id, mut stored) = (Uuid::now_v7(), content::prepare(&content.finish())?);
+    let (content_id, mut stored) = (Uuid::now_v7(), content::prepare(content.finish()).await?);
     objects.take_out(content_id, &mut stored).await?;
     Ok(Message { flags, keywords, internal_date, uidl: target.uidl, content_id, stored: Arc::new(stored) })
 }

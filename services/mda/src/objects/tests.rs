@@ -26,17 +26,17 @@ fn objects(store: impl ObjectStore) -> Objects {
 }
 
 /// Its body cannot be compressed.
-fn message(octets: usize) -> Prepared {
+async fn message(octets: usize) -> Prepared {
     let mut body = vec![0; octets];
     aws_lc_rs::rand::fill(&mut body).expect("chance");
-    crate::content::prepare(&[b"Subject: x\r\n\r\n", &body[..]].concat()).expect("small")
+    crate::content::prepare([b"Subject: x\r\n\r\n", &body[..]].concat().into()).await.expect("small")
 }
 
 #[tokio::test]
 async fn large_bodies_go_out_and_come_back_whole_and_in_ranges() {
     let objects = objects(InMemory::new());
     let id = Uuid::now_v7();
-    let mut large = message(5_000);
+    let mut large = message(5_000).await;
     let whole = large.body.clone();
     objects.take_out(id, &mut large).await.expect("put");
     let name = large.object.clone().expect("it is large");
@@ -50,11 +50,11 @@ async fn large_bodies_go_out_and_come_back_whole_and_in_ranges() {
     // A second time changes nothing; another attempt has a name of its own.
     objects.take_out(id, &mut large).await.expect("nothing to do");
     assert_eq!(large.object.as_ref(), Some(&name));
-    let mut again = message(5_000);
+    let mut again = message(5_000).await;
     objects.take_out(id, &mut again).await.expect("put");
     assert_ne!(again.object, Some(name));
 
-    let mut small = message(50);
+    let mut small = message(50).await;
     let body = small.body.clone();
     objects.take_out(id, &mut small).await.expect("nothing to do");
     assert_eq!((&small.body, &small.object), (&body, &None));
@@ -74,7 +74,7 @@ async fn a_store_that_is_away_is_transient_and_a_body_that_is_missing_is_not() {
     };
     let away = objects(ThrottledStore::new(InMemory::new(), slow));
     let name = names::new(Uuid::now_v7());
-    let mut large = message(5_000);
+    let mut large = message(5_000).await;
     let (put, got) = tokio::join!(away.take_out(Uuid::now_v7(), &mut large), away.body(Vec::new(), Some(&name)));
     assert_eq!(put.map_err(|s| s.code()), Err(Code::Unavailable));
     assert_eq!(got.map_err(|s| s.code()), Err(Code::Unavailable));

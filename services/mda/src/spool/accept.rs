@@ -97,7 +97,7 @@ impl Accepting {
 
     /// The same with a reverse-path of its own for what goes elsewhere.
     pub async fn ready_from(&self, draft: Draft, remote_path: Option<&String>) -> Result<Ready, Status> {
-        let mut row = check(draft)?;
+        let mut row = check(draft).await?;
         self.objects.take_out(row.queue_id, &mut row.stored).await?;
         for delivery in row.deliveries.iter_mut().filter(|d| d.remote.is_some()) {
             delivery.reverse_path = remote_path.cloned();
@@ -117,7 +117,7 @@ impl Accepting {
     }
 
     pub async fn accept(&self, draft: Draft) -> Result<(), Status> {
-        let mut row = check(draft)?;
+        let mut row = check(draft).await?;
         self.forward(&mut row).await?;
         self.objects.take_out(row.queue_id, &mut row.stored).await?;
         let bytes = row.stored.header.len() + row.stored.body.len();
@@ -148,7 +148,7 @@ impl Accepting {
     }
 }
 
-fn check(draft: Draft) -> Result<Row, Status> {
+async fn check(draft: Draft) -> Result<Row, Status> {
     let envelope = draft.envelope;
     let mut deliveries = Vec::new();
     for (index, recipient) in envelope.recipients.iter().enumerate() {
@@ -170,7 +170,7 @@ fn check(draft: Draft) -> Result<Row, Status> {
     Ok(Row {
         queue_id: ids::parse(&envelope.queue_id)?,
         account_id: ids::signed(envelope.account_id)?,
-        stored: content::prepare(&draft.content)?,
+        stored: content::prepare(draft.content.clone()).await?,
         held_until: held_until(&envelope)?,
         content: deliveries.iter().any(|d| d.remote.is_some()).then(|| draft.content.clone()),
         deliveries,
