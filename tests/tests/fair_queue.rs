@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(90);
 /// Many deliveries of one message, due now, as if their stream had been full.
 async fn flood(sql: &mut PgConnection, tenant: &str, account: Option<u64>, count: i32) {
     let id = uuid::Uuid::now_v7();
-    let stored = mda::content::prepare(b"Subject: flood\r\n\r\nx\r\n").unwrap();
+    let stored = mda::content::prepare(b"Subject: flood\r\n\r\nx\r\n"[..].into()).await.unwrap();
     sqlx::query("insert into contents (id, size, header, body, structure) values ($1, $2, $3, $4, $5)")
         .bind(id)
         .bind(stored.size)
